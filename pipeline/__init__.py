@@ -1,0 +1,3 @@
+"""Darkroom: a distributed batch renderer for latent diffusion models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,100 @@
+"""Every error Darkroom raises on purpose, named by what the caller does about it.
+
+    DarkroomError
+    ├── InputError              what the user gave cannot be used: say so, exit 2, nothing was rendered
+    │   ├── JobFileError        a key or value of the job file or the command line
+    │   ├── ManifestError       the prompt manifest, or rows in it
+    │   ├── ModelError          the model cannot be found, read or is not supported
+    │   ├── OutputError         the output location cannot be used
+    │   └── RunMismatchError    the output holds a run whose pixels were decided by other settings
+    ├── StoreError              the object store did not do what it was asked
+    │   ├── ObjectMissingError  no object under that key: the caller decides what that means
+    │   ├── StoreDeniedError    credentials, permission, or no such bucket: a person must act
+    │   └── StoreUnavailableError  it kept failing after every retry: run again later
+    ├── RenderError             one task cannot be rendered: it becomes a failed row, its neighbours go on
+    └── JobBrokenError          the machinery around the work broke: exit 1, committed work stands
+
+All of them cross process borders, so all of them pickle.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+
+class DarkroomError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class InputError(DarkroomError):
+    """One block for people: what is wrong, where, the value found, what is allowed."""
+
+    def __init__(self, what: str, *, where: str | None = None, value: object = None, allowed: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.value = None if value is None else _shorten(repr(value))
+        self.allowed = allowed
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        lines += [f"  where:   {self.where}"] if self.where else []
+        lines += [f"  value:   {self.value}"] if self.value is not None else []
+        lines += [f"  allowed: {self.allowed}"] if self.allowed else []
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[Callable[..., "InputError"], tuple[type["InputError"], dict[str, Any]]]:
+        return _rebuild, (type(self), dict(self.__dict__))
+
+
+def _shorten(text: str, limit: int = 120) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
+def _rebuild(kind: type[InputError], fields: dict[str, Any]) -> InputError:
+    error = kind(fields["what"])
+    error.__dict__.update(fields)
+    return error
+
+
+class JobFileError(InputError):
+    """A key or value of the job file or the command line."""
+
+
+class ManifestError(InputError):
+    """The prompt manifest, or rows in it."""
+
+
+class ModelError(InputError):
+    """The model cannot be found, read or is not supported."""
+
+
+class OutputError(InputError):
+    """The output location cannot be used."""
+
+
+class RunMismatchError(InputError):
+    """The output holds a run whose pixels were decided by other settings."""
+
+
+class StoreError(DarkroomError):
+    """The object store did not do what it was asked. The message never holds credentials."""
+
+
+class ObjectMissingError(StoreError):
+    """No object under that key."""
+
+
+class StoreDeniedError(StoreError):
+    """Credentials, permission, or no such bucket: a person must act."""
+
+
+class StoreUnavailableError(StoreError):
+    """It kept failing after every retry."""
+
+
+class RenderError(DarkroomError):
+    """One task cannot be rendered."""
+
+
+class JobBrokenError(DarkroomError):
+    """The machinery around the work broke."""
