@@ -1,0 +1,79 @@
+"""Which model exactly: a digest over the files that are loaded."""
+
+import json
+from collections.abc import Callable, Iterator
+from hashlib import blake2b, file_digest
+from pathlib import Path
+
+from pipeline.errors import ModelError
+from pipeline.model.facts import is_component, is_variant, read_json
+
+_LOADED_SUFFIXES = {".json", ".safetensors", ".txt", ".model"}
+_UNUSED_COMPONENTS = {"safety_checker", "feature_extractor", "image_encoder"}
+
+
+class DigestCache:
+    """SHA-256 of files by path, size and modification time, so that a model is hashed once per machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def sha256(self, path: Path) -> str:
+        """The digest of a file, hex. The Hub's cache names large files by it already."""
+        target = path.resolve()
+        if target.parent.name == "blobs" and len(target.name) == 64:
+            return target.name
+        entry = self._folder / f"{blake2b(str(target).encode(), digest_size=16).hexdigest()}.json"
+        status = target.stat()
+        key = [status.st_size, status.st_mtime_ns]
+        known = self._read(entry)
+        if known is not None and known["key"] == key:
+            return str(known["sha256"])
+        with target.open("rb") as file:
+            digest = file_digest(file, "sha256").hexdigest()
+        self._write(entry, {"key": key, "sha256": digest})
+        return digest
+
+    def _read(self, entry: Path) -> dict[str, object] | None:
+        try:
+            known = json.loads(entry.read_text())
+        except (OSError, ValueError):
+            return None
+        return known if isinstance(known, dict) and {"key", "sha256"} <= known.keys() else None
+
+    def _write(self, entry: Path, known: dict[str, object]) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            unfinished = entry.with_suffix(f".{id(known)}.tmp")
+            unfinished.write_text(json.dumps(known))
+            unfinished.rename(entry)
+        except OSError:
+            return  # a cache that cannot be written only costs time
+
+
+def loaded_files(folder: Path) -> Iterator[Path]:
+    """The files that loading the model reads, in a fixed order."""
+    index = read_json(folder / "model_index.json")
+    yield folder / "model_index.json"
+    for component in sorted(name for name, entry in index.items() if is_component(entry)):
+        if component in _UNUSED_COMPONENTS:
+            continue
+        for path in sorted((folder / component).rglob("*")):
+            if path.suffix in _LOADED_SUFFIXES and not (path.suffix == ".safetensors" and is_variant(path.name)):
+                yield path
+
+
+def fingerprint(folder: Path, cache: DigestCache, progress: Callable[[str], None] = lambda _: None) -> str:
+    """blake2b-128 over (relative path, SHA-256) of the loaded files; 32 hex digits.
+
+    ``progress`` is told the name of each file before it is hashed.
+    """
+    digest = blake2b(digest_size=16, person=b"darkroom.model.1")
+    try:
+        for path in loaded_files(folder):
+            name = path.relative_to(folder).as_posix()
+            progress(name)
+            digest.update(f"{name}\0{cache.sha256(path)}\n".encode())
+    except OSError as error:
+        raise ModelError(f"a file of the model cannot be read: {error.strerror}", where=str(error.filename)) from None
+    return digest.hexdigest()

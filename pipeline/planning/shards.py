@@ -1,0 +1,73 @@
+"""Shards: ordered tasks of one picture size, as much as one lease to a worker should hold."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.planning.count import Amount
+
+LEASE_MEGAPIXEL_EVALUATIONS = 4000.0
+"""Tens of seconds on a GPU, so that a lease costs the driver nothing noticeable and a lost one is soon redone."""
+WORKERS_PER_DRIVER_SECOND = 250
+LEASES_PER_WORKER = 4
+"""In a small job a worker gets at least this many, so that none waits long for the last."""
+MAX_IMAGES = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardSize:
+    """A shard is full when it holds this much work, within these numbers of images."""
+
+    megapixel_evaluations: float
+    min_images: int
+    max_images: int
+
+
+def shard_size(amount: Amount, workers: int, slots: int, images: int | None = None) -> ShardSize:
+    """How large shards should be for this amount of work; ``images`` fixes the number instead."""
+    if images is not None:
+        return ShardSize(megapixel_evaluations=0.0, min_images=images, max_images=images)
+    lease = LEASE_MEGAPIXEL_EVALUATIONS * -(-workers // WORKERS_PER_DRIVER_SECOND)
+    share = amount.megapixel_evaluations / (workers * LEASES_PER_WORKER)
+    return ShardSize(
+        megapixel_evaluations=min(lease, share), min_images=min(MAX_IMAGES, 4 * slots), max_images=MAX_IMAGES
+    )
+
+
+def cut(tables: Iterable[pa.Table], size: ShardSize) -> Iterator[pa.Table]:
+    """Cut tables of planned tasks into shards, keeping their order within a picture size."""
+    pending: dict[tuple[int, int], list[pa.Table]] = defaultdict(list)
+    for table in tables:
+        for key, part in _by_key(table):
+            waiting = pa.concat_tables([*pending.pop(key, []), part])
+            *full, rest = _cut_one(waiting, size)
+            yield from full
+            pending[key] = [rest]
+    for rest in pending.values():
+        yield from (table for table in rest if table.num_rows)
+
+
+def _by_key(table: pa.Table) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+    sizes = pa.table({"width": table["width"], "height": table["height"]}).group_by(["width", "height"]).aggregate([])
+    for width, height in zip(sizes["width"].to_pylist(), sizes["height"].to_pylist(), strict=True):
+        here = pc.and_(pc.equal(table["width"], width), pc.equal(table["height"], height))
+        yield (width, height), table.filter(here) if sizes.num_rows > 1 else table
+
+
+def _cut_one(table: pa.Table, size: ShardSize) -> Iterator[pa.Table]:
+    """Full shards from the front of tasks of one size, then what is left, perhaps nothing."""
+    megapixels = table["width"][0].as_py() * table["height"][0].as_py() / 1e6
+    work = np.cumsum(table["evaluations"].to_numpy().astype(np.float64) * megapixels)
+    start, done = 0, 0.0
+    while True:
+        enough = int(np.searchsorted(work, done + size.megapixel_evaluations)) + 1
+        stop = min(max(enough, start + size.min_images), start + size.max_images)
+        if stop >= len(work):
+            yield table.slice(start)
+            return
+        yield table.slice(start, stop - start)
+        start, done = stop, float(work[stop - 1])
