@@ -50,7 +50,9 @@ def build_tokenizer(seed: int) -> CLIPTokenizer:
     learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = sorted({word.strip(",") for text in captions for word in text.split()})
-    trainer = trainers.BpeTrainer(vocab_size=4000, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=4000, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+    )
     learned.train_from_iterator(words * 10, trainer)
     merges = [tuple(pair) for pair in json.loads(learned.to_str())["model"]["merges"]]
     # CLIP's own order: bytes, bytes that end a word, merges, then the two special tokens.
@@ -122,7 +124,9 @@ class Training:
     def __init__(self, name: str, modules: nn.ModuleDict, steps: int, peak_rate: float, folder: Path) -> None:
         self.name, self.modules, self.steps = name, modules, steps
         self.optimiser = torch.optim.Adam(modules.parameters(), lr=peak_rate, betas=(0.9, 0.99))
-        self.rate = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, peak_rate, total_steps=steps + 1, pct_start=0.06)
+        self.rate = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, peak_rate, total_steps=steps + 1, pct_start=0.06
+        )
         self.average = {key: value.detach().clone() for key, value in modules.state_dict().items()}
         self.step = 0
         self.path = folder / f"{name}.pt"
@@ -146,7 +150,10 @@ class Training:
                 self._save()
                 step_s = (time.monotonic() - began) / (self.step - first)
                 left_s = step_s * (self.steps - self.step)
-                print(f"{self.name}: step {self.step}/{self.steps}, loss {recent:.4f}, {step_s:.2f} s/step, {left_s / 60:.0f} min left", flush=True)
+                print(
+                    f"{self.name}: step {self.step}/{self.steps}, loss {recent:.4f}, {step_s:.2f} s/step, {left_s / 60:.0f} min left",
+                    flush=True,
+                )
         self.modules.load_state_dict(self.average)
         self.modules.requires_grad_(False).eval()
 

@@ -28,7 +28,9 @@ class DarkroomError(Exception):
 class InputError(DarkroomError):
     """One block for people: what is wrong, where, the value found, what is allowed."""
 
-    def __init__(self, what: str, *, where: str | None = None, value: object = None, allowed: str | None = None) -> None:
+    def __init__(
+        self, what: str, *, where: str | None = None, value: object = None, allowed: str | None = None
+    ) -> None:
         super().__init__(what)
         self.what = what
         self.where = where

@@ -56,7 +56,9 @@ def pack_point(
     """
     guidance = _NO_GUIDANCE if guidance_scale is None else struct.pack("<d", guidance_scale)
     name = scheduler.encode("ascii")
-    return struct.pack("<Q", seed) + guidance + struct.pack("<IIIH", num_inference_steps, width, height, len(name)) + name
+    return (
+        struct.pack("<Q", seed) + guidance + struct.pack("<IIIH", num_inference_steps, width, height, len(name)) + name
+    )
 
 
 def task_id(run_digest: bytes, prompt: str, negative_prompt: str | None, point: bytes) -> str:

@@ -27,7 +27,9 @@ MAX_SIDE_PX = 8192
 MAX_AXIS_VALUES = 100_000
 
 _RANGE = re.compile(r"\s*(-?[\d.]+)\s*-\s*(-?[\d.]+)\s*(?:\(\s*\+\s*([\d.]+)\s*\))?\s*")
-_RANGES_ALLOWED = '{item}, a list of them, "first-last", "first-last (+step)", {{start, stop, step}} or {{start, stop, num}}'
+_RANGES_ALLOWED = (
+    '{item}, a list of them, "first-last", "first-last (+step)", {{start, stop, step}} or {{start, stop, num}}'
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,7 +72,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         read = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ModelError("a file of the model is missing", where=str(path), allowed="a folder in diffusers format") from None
+        raise ModelError(
+            "a file of the model is missing", where=str(path), allowed="a folder in diffusers format"
+        ) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"a file of the model cannot be read: {error}", where=str(path)) from None
     if not isinstance(read, dict):
@@ -102,7 +104,9 @@ def weights_dtype(model_folder: Path) -> str:
     counts = Counter(tensor["dtype"] for tensor in _header(files[0]).values() if "dtype" in tensor)
     name = counts.most_common(1)[0][0] if counts else "F32"
     if name not in _HEADER_DTYPES:
-        raise ModelError("the weights' dtype is not supported", where=str(files[0]), value=name, allowed=", ".join(_HEADER_DTYPES))
+        raise ModelError(
+            "the weights' dtype is not supported", where=str(files[0]), value=name, allowed=", ".join(_HEADER_DTYPES)
+        )
     return _HEADER_DTYPES[name]
 
 

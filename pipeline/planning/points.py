@@ -66,7 +66,12 @@ def points(axes: Axes, family: Family) -> Points:
     )
     packed = tuple(
         pack_point(
-            seed=seed, guidance_scale=guidance, num_inference_steps=steps, scheduler=scheduler, width=size[0], height=size[1]
+            seed=seed,
+            guidance_scale=guidance,
+            num_inference_steps=steps,
+            scheduler=scheduler,
+            width=size[0],
+            height=size[1],
         )
         for size, scheduler, seed, guidance, steps in grid
     )

@@ -20,7 +20,7 @@ Numbered = tuple[pa.Table, Rows]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """``repeated`` rows ask for the pictures of an earlier row; ``picks`` (n, 2) are (row, point) pairs or None for all.
+    """``repeated`` rows ask for an earlier row's pictures; ``picks`` (n, 2) are (row, point) pairs, None means all.
 
     Picks are sorted by row; a point is taken modulo the row's number of points.
     """
@@ -41,9 +41,7 @@ class Selection:
         return sorted({int(point) % count for point in self.picks[start:stop, 1]})
 
 
-def first_tasks(
-    batches: Iterable[Numbered], axes: Axes, family: Family, repeated: Rows, limit: int
-) -> Selection:
+def first_tasks(batches: Iterable[Numbered], axes: Axes, family: Family, repeated: Rows, limit: int) -> Selection:
     """The first ``limit`` tasks in manifest order; reads no further than needed."""
     picks: list[tuple[int, int]] = []
     for batch, global_rows in batches:
@@ -57,7 +55,9 @@ def first_tasks(
     return Selection(repeated=repeated, picks=_pairs(picks))
 
 
-def sample_tasks(row_count: int, skipped: Rows, point_count: int, size: int, repeated: Rows, seed: int = 0) -> Selection:
+def sample_tasks(
+    row_count: int, skipped: Rows, point_count: int, size: int, repeated: Rows, seed: int = 0
+) -> Selection:
     """``size`` tasks spread evenly over the usable rows, and over every sweep point in turn.
 
     ``skipped`` are the rows that cannot be used (rejected or repeated), sorted; ``point_count`` is the sweep's number
