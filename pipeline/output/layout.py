@@ -1,0 +1,23 @@
+"""Where things lie in a run. Keys are made of digests only, never of a user's text."""
+
+RUN_KEY = "_darkroom/run.json"
+INDEX_PREFIX = "_darkroom/index/"
+LAUNCHES_PREFIX = "_darkroom/launches/"
+PARTS_PREFIX = "metadata/"
+METADATA_KEY = "metadata.parquet"
+FAILURES_KEY = "failures.parquet"
+CARD_KEY = "README.md"
+
+
+def image_key(task_id: str, file_sha256: str) -> str:
+    """``images/<2 hex>/<task_id>-<8 hex of its own digest>.png``: other bytes never overwrite these."""
+    return f"images/{task_id[:2]}/{task_id}-{file_sha256[:8]}.png"
+
+
+def part_key(part_id: str) -> str:
+    return f"{PARTS_PREFIX}{part_id[:2]}/{part_id}.parquet"
+
+
+def part_of_key(key: str) -> str:
+    """The part's id from its key."""
+    return key.rpartition("/")[2].removesuffix(".parquet")

@@ -1,0 +1,93 @@
+"""``run.json``: what an output location is bound to. Written by its first launch, obeyed by every later one."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.errors import ObjectMissingError, RunMismatchError
+from pipeline.identity import RunConstants
+from pipeline.output.layout import RUN_KEY
+from pipeline.storage.base import ObjectStore
+
+RUN_FILE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumericsProfile:
+    """What may change the last bits of a picture without being another picture; kept over all launches of a run."""
+
+    rows: int
+    """Rows of the denoiser's batch."""
+    threads: int
+    """CPU threads per worker."""
+    device: str
+    """``cpu`` or a GPU's name."""
+    versions: Mapping[str, str]
+    """Of the libraries that compute."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The content of ``run.json``."""
+
+    model_id: str
+    model_revision: str | None
+    constants: RunConstants
+    numerics: NumericsProfile
+    job: Mapping[str, Any]
+    """The resolved job of the first launch."""
+    created_at: str
+    darkroom_version: str
+
+
+def read_run(store: ObjectStore) -> Run | None:
+    """The run at a location, None where there is none yet."""
+    try:
+        read = json.loads(store.get(RUN_KEY))
+    except ObjectMissingError:
+        return None
+    except ValueError as error:
+        raise RunMismatchError(f"the run file cannot be read: {error}", where=f"{store.uri}/{RUN_KEY}") from None
+    if read.pop("version", None) != RUN_FILE_VERSION:
+        raise RunMismatchError("the run was written by another version of Darkroom", where=f"{store.uri}/{RUN_KEY}")
+    read["constants"] = RunConstants(**read["constants"])
+    read["numerics"] = NumericsProfile(**read["numerics"])
+    return Run(**read)
+
+
+def write_run(store: ObjectStore, run: Run) -> None:
+    store.put(RUN_KEY, json.dumps({"version": RUN_FILE_VERSION, **asdict(run)}, indent=1).encode())
+
+
+def check_same_pixels(run: Run, wanted: RunConstants, where: str) -> None:
+    """Refuse to mix pictures: ``RunMismatchError`` says which settings differ, with both values."""
+    differences = [
+        f"{name}: the run has {ours!r}, this job {theirs!r}"
+        for name, ours, theirs in _compared(asdict(run.constants), asdict(wanted))
+    ]
+    if differences:
+        raise RunMismatchError(
+            "this output holds a run made with other settings: " + "; ".join(differences),
+            where=where,
+            allowed="the run's own settings, or another output.uri",
+        )
+
+
+def _compared(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    found: list[tuple[str, Any, Any]] = []
+    for name in sorted(ours.keys() | theirs.keys()):
+        left, right = ours.get(name), theirs.get(name)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            found += [(f"{name}.{inner}", a, b) for inner, a, b in _compared(left, right)]
+        elif left != right:
+            found.append((name, left, right))
+    return found
+
+
+def numerics_warnings(run: Run, now: NumericsProfile) -> list[str]:
+    """What is different about this launch in ways that may change last bits."""
+    return [
+        f"{name} was {ours!r} when the run began and is {theirs!r} now; last bits of new images may differ"
+        for name, ours, theirs in _compared(asdict(run.numerics), asdict(now))
+    ]
