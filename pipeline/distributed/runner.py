@@ -1,0 +1,130 @@
+"""Runs shards through an engine and commits them; knows nothing of Ray.
+
+The engine has one thread. Encoding, hashing, uploading and committing happen in a pool beside it, so that the device
+never waits for them, and the next shard's tasks fill the batch while the last images of one are still under way.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pyarrow as pa
+
+from pipeline.output.part import PartWriter
+from pipeline.recipe import Recipe, RenderTask
+from pipeline.rendering.engine import Engine
+from pipeline.rendering.results import Outcome
+
+_STORE_THREADS = 8
+
+
+class ShardRunner:
+    """Owns an engine and its thread. ``submit`` shards from any thread; each future gives the shard's metadata."""
+
+    def __init__(self, engine: Engine, open_part: Callable[[pa.Table], PartWriter]) -> None:
+        self._engine, self._open_part = engine, open_part
+        self._pool = ThreadPoolExecutor(_STORE_THREADS, "store")
+        self._waiting: queue.SimpleQueue[_Shard | None] = queue.SimpleQueue()
+        self._rendering: dict[str, _Shard] = {}
+        self._broken: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, shard: pa.Table) -> "Future[pa.Table]":
+        """Render and commit a shard. The future raises what the store or the device raised."""
+        done: Future[pa.Table] = Future()
+        self._pool.submit(self._admit, shard, done)
+        return done
+
+    def close(self) -> None:
+        """Finish what was submitted and stop."""
+        self._waiting.put(None)
+        self._thread.join()
+        self._pool.shutdown()
+
+    def _admit(self, shard: pa.Table, done: "Future[pa.Table]") -> None:
+        try:
+            part = self._open_part(shard)
+            committed = part.committed()  # Ray runs a finished task again when its answer was lost
+        except BaseException as error:  # noqa: BLE001  # whatever it is belongs to who waits for the shard
+            done.set_exception(error)
+            return
+        if committed is not None:
+            done.set_result(committed)
+        else:
+            self._waiting.put(_Shard(shard, part, done, self._pool))
+
+    def _run(self) -> None:
+        try:
+            while self._take_waiting():
+                for outcome in self._engine.step():
+                    self._rendering.pop(outcome.task.task_id).take(outcome)
+        except BaseException as error:  # noqa: BLE001  # the engine is broken: everyone who waits must learn it
+            self._broken = error
+            self._fail_all(error)
+
+    def _take_waiting(self) -> bool:
+        """Give the engine what is waiting; blocks while there is nothing to do. False when closed and done."""
+        while True:
+            try:
+                shard = self._waiting.get(block=not self._engine.busy)
+            except queue.Empty:
+                return True
+            if shard is None:
+                self._waiting.put(None)
+                return self._engine.busy
+            tasks = list(shard.tasks())
+            self._rendering.update((task.task_id, shard) for task in tasks)
+            self._engine.add(tasks, flush=True)
+
+    def _fail_all(self, error: BaseException) -> None:
+        for shard in dict.fromkeys(self._rendering.values()):
+            shard.fail(error)
+        while True:
+            shard_or_end = self._waiting.get()
+            if shard_or_end is None:
+                return
+            shard_or_end.fail(error)
+
+
+class _Shard:
+    """A shard being rendered: counts its outcomes down and commits after the last."""
+
+    def __init__(self, table: pa.Table, part: PartWriter, done: "Future[pa.Table]", pool: ThreadPoolExecutor) -> None:
+        self._table, self._part, self._done, self._pool = table, part, done, pool
+        self._missing = table.num_rows
+        self._lock = threading.Lock()
+
+    def tasks(self) -> Iterator[RenderTask]:
+        fields = [
+            "prompt",
+            "negative_prompt",
+            "seed",
+            "guidance_scale",
+            "num_inference_steps",
+            "scheduler",
+            "width",
+            "height",
+        ]
+        for row in self._table.select(["task_id", *fields]).to_pylist():
+            yield RenderTask(task_id=row.pop("task_id").hex(), recipe=Recipe(**row))
+
+    def take(self, outcome: Outcome) -> None:
+        self._pool.submit(self._store, outcome)
+
+    def fail(self, error: BaseException) -> None:
+        with self._lock:
+            if not self._done.done():
+                self._done.set_exception(error)
+
+    def _store(self, outcome: Outcome) -> None:
+        try:
+            self._part.put(outcome)
+            with self._lock:
+                self._missing -= 1
+                last = self._missing == 0
+            if last:
+                self._done.set_result(self._part.commit())
+        except BaseException as error:  # noqa: BLE001  # whatever it is belongs to who waits for the shard
+            self.fail(error)

@@ -1,0 +1,77 @@
+"""The actor: a loaded model, an engine, a store; shards in, outcome rows out. No pixel leaves it but to the store."""
+
+import asyncio
+import os
+import socket
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+
+from pipeline.distributed.runner import ShardRunner
+from pipeline.distributed.shards import unpack
+from pipeline.errors import ModelError
+from pipeline.model.fingerprint import DigestCache, fingerprint
+from pipeline.model.resolve import ModelSource
+from pipeline.output.part import PartWriter, RunFacts
+from pipeline.rendering.engine import Engine
+from pipeline.rendering.loading import load_model
+from pipeline.storage.location import open_store
+from pipeline.storage.s3 import S3Settings
+
+OUTCOME_COLUMNS = (
+    "task_id", "status", "verdict", "error", "prompt_id", "manifest_file", "manifest_row", "file_bytes", "render_s",
+    "encode_s",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """What a worker is told once."""
+
+    model: ModelSource
+    facts: RunFacts
+    output_uri: str
+    s3: S3Settings
+    device: str
+    """``cpu`` or ``cuda``"""
+    rows: int
+    threads: int
+    cache_folder: Path
+
+
+class RenderWorker:
+    """Loads the model once and renders every shard it is given. Used by Ray Data as a map over blocks."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        torch.set_num_threads(spec.threads)
+        folder = spec.model.folder()
+        found = fingerprint(folder, DigestCache(spec.cache_folder))
+        if found != spec.facts.model_fingerprint:
+            raise ModelError("a worker found other model files than the driver", where=str(folder), value=found)
+        engine = Engine(load_model(folder, dtype=spec.facts.dtype, device=spec.device), spec.rows)
+        store = open_store(spec.output_uri, spec.s3)
+        self._runner = ShardRunner(
+            engine, lambda shard: PartWriter(store, shard, spec.facts, lambda: datetime.now(UTC))
+        )
+        self._identity = {"worker": f"{socket.gethostname()}:{os.getpid()}", "model_load": uuid.uuid4().hex}
+
+    async def __call__(self, block: pa.Table) -> pa.Table:
+        shards = list(unpack(block))
+        done = await asyncio.gather(*(asyncio.wrap_future(self._runner.submit(shard)) for shard in shards))
+        return pa.concat_tables(self._outcomes(shard, rows) for shard, rows in zip(shards, done, strict=True))
+
+    def _outcomes(self, shard: pa.Table, rows: pa.Table) -> pa.Table:
+        outcomes = rows.select(OUTCOME_COLUMNS).append_column("evaluations", shard["evaluations"])
+        for name, value in self._identity.items():
+            outcomes = outcomes.append_column(name, pa.array([value] * outcomes.num_rows, pa.string()))
+        return outcomes
+
+
+def distinct(tables: Iterable[pa.Table], column: str) -> int:
+    """How many different values a column of outcome tables has."""
+    return len({value for table in tables for value in table[column].unique().to_pylist()})

@@ -1,0 +1,188 @@
+"""From a job to everything a plan is made of: model facts, axes with their defaults, the validated manifest, counts.
+
+The one place that joins the pure rooms with files; ``plan`` and ``render`` both start here.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import numpy as np
+
+from pipeline.config import Job
+from pipeline.errors import JobFileError
+from pipeline.identity import RunConstants
+from pipeline.manifest.check import CheckResult, rejection_error
+from pipeline.manifest.open import Manifest, Split, open_manifest
+from pipeline.manifest.read import RejectedRow, read_rows
+from pipeline.manifest.rules import RowRules
+from pipeline.model.facts import ModelFacts, read_facts
+from pipeline.model.resolve import ModelSource
+from pipeline.output.schema import RESERVED
+from pipeline.planning.count import Count, count
+from pipeline.planning.points import Axes, points
+from pipeline.planning.selection import Numbered, Rows, Selection, first_tasks, sample_tasks
+from pipeline.schedulers import SCHEDULERS, allowed_steps
+from pipeline.storage.s3 import S3Settings
+from pipeline.sweep import MAX_GUIDANCE, MAX_SEED, MAX_SIDE_PX, MAX_STEPS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A job understood and its manifest read through once."""
+
+    job: Job
+    source: ModelSource
+    model: ModelFacts
+    axes: Axes
+    manifest: Manifest
+    count: Count
+    rejected: tuple[RejectedRow, ...]
+    """The first few."""
+    rejected_rows: Rows
+    """All of them, by number over the manifest."""
+
+    @property
+    def points(self) -> int:
+        """Distinct sweep points of a prompt row that replaces no axis."""
+        return len(points(self.axes, self.model.family))
+
+    def constants(self, model_fingerprint: str, dtype: str) -> RunConstants:
+        return RunConstants(
+            model_fingerprint=model_fingerprint, dtype=dtype, scheduler_config=self.model.scheduler_config
+        )
+
+
+def prepare(job: Job, *, skip_bad_rows: bool = False) -> Prepared:
+    """Read model facts and manifest and count. ``InputError`` for whatever cannot be used.
+
+    Rejected rows are an error unless ``skip_bad_rows``.
+    """
+    source = ModelSource(model_id=job.model.id, revision=job.model.revision)
+    model = read_facts(source.folder(weights=False))
+    axes = _axes(job, model)
+    rules = RowRules(
+        size_factor=model.size_factor,
+        schedulers=frozenset(SCHEDULERS),
+        reserved=RESERVED,
+        max_side_px=MAX_SIDE_PX,
+        max_seed=MAX_SEED,
+        max_steps=MAX_STEPS,
+        max_guidance=MAX_GUIDANCE,
+    )
+    manifest = open_manifest(job.manifest, columns=job.manifest_columns, rules=rules, s3=s3_settings(job))
+    rejections = _Rejections(manifest)
+    counted = count(lambda: rejections.watch(), axes, model.family)
+    if rejections.total and not skip_bad_rows:
+        raise rejection_error(
+            CheckResult(
+                rows=manifest.rows,
+                good=manifest.rows - rejections.total,
+                rejected_count=rejections.total,
+                rejected=tuple(rejections.first),
+            )
+        )
+    return Prepared(
+        job=job,
+        source=source,
+        model=model,
+        axes=axes,
+        manifest=manifest,
+        count=counted,
+        rejected=tuple(rejections.first),
+        rejected_rows=rejections.numbers(),
+    )
+
+
+def select(prepared: Prepared, *, limit: int | None, sample: int | None) -> Selection:
+    """The tasks a launch is about."""
+    repeated = prepared.count.repeated
+    if limit is not None:
+        batches = numbered_batches(prepared.manifest)
+        return first_tasks(batches, prepared.axes, prepared.model.family, repeated, limit)
+    if sample is not None:
+        skipped = np.union1d(prepared.rejected_rows, repeated)
+        return sample_tasks(prepared.manifest.rows, skipped, prepared.points, sample, repeated)
+    return Selection(repeated=repeated)
+
+
+def numbered_batches(manifest: Manifest, split: Split | None = None) -> Iterator[Numbered]:
+    """Good rows of the manifest, or of one split, each batch with its rows' numbers over the manifest."""
+    for batch in read_rows(manifest, split):
+        if batch.table.num_rows:
+            yield batch.table, batch.first_row + batch.table["manifest_row"].to_numpy()
+
+
+def s3_settings(job: Job) -> S3Settings:
+    return S3Settings(endpoint_url=job.s3.endpoint_url, region=job.s3.region, addressing_style=job.s3.addressing_style)
+
+
+def library_versions() -> Mapping[str, str]:
+    """Of what computes pixels."""
+    return {name: version(name) for name in ("torch", "diffusers", "transformers")}
+
+
+class _Rejections:
+    """Reads a manifest and remembers what was rejected on the way."""
+
+    def __init__(self, manifest: Manifest, keep: int = 10) -> None:
+        self._manifest, self._keep = manifest, keep
+        self._numbers: list[int] = []
+        self._reading = True
+        self.first: list[RejectedRow] = []
+
+    @property
+    def total(self) -> int:
+        return len(self._numbers)
+
+    def numbers(self) -> Rows:
+        return np.array(sorted(self._numbers), np.int64)
+
+    def watch(self) -> Iterator[Numbered]:
+        """A pass over the good rows; the first pass notes the bad ones."""
+        first_pass, self._reading = self._reading, False
+        for batch in read_rows(self._manifest, None):
+            if first_pass:
+                self._numbers += [batch.first_row + row.row for row in batch.rejected]
+                self.first += batch.rejected[: self._keep - len(self.first)]
+            if batch.table.num_rows:
+                yield batch.table, batch.first_row + batch.table["manifest_row"].to_numpy()
+
+
+def _axes(job: Job, model: ModelFacts) -> Axes:
+    sweep = job.sweep
+    own = model.scheduler if job.model.scheduler == "default" else job.model.scheduler
+    axes = Axes(
+        seeds=sweep.seeds,
+        guidance_scales=sweep.guidance_scales or (model.family.guidance_scale,),
+        num_inference_steps=sweep.num_inference_steps or (model.family.num_inference_steps,),
+        schedulers=sweep.schedulers or (own,),
+        sizes=sweep.sizes or (model.native_size,),
+    )
+    _check_sizes(axes, model)
+    _check_steps(axes, model)
+    return axes
+
+
+def _check_sizes(axes: Axes, model: ModelFacts) -> None:
+    for size in axes.sizes:
+        if size[0] % model.size_factor or size[1] % model.size_factor:
+            raise JobFileError(
+                "this size does not fit the model",
+                where="sweep.sizes",
+                value=list(size),
+                allowed=f"width and height that divide by {model.size_factor} px; sizes are never rounded",
+            )
+
+
+def _check_steps(axes: Axes, model: ModelFacts) -> None:
+    for scheduler in axes.schedulers:
+        allowed = allowed_steps(scheduler, model.scheduler_config)
+        for steps in axes.num_inference_steps:
+            if steps not in allowed:
+                raise JobFileError(
+                    f"the scheduler {scheduler} cannot take this step count",
+                    where="sweep.num_inference_steps",
+                    value=steps,
+                    allowed=f"{allowed.start} to {allowed.stop - 1}",
+                )

@@ -1,0 +1,229 @@
+"""Continuous batching: every call of the denoiser is as full as the backlog allows.
+
+A sweep's tasks differ in prompt, seed, guidance scale, step count and scheduler. Each takes a slot of one or two
+rows; a slot that finishes is refilled before the next call. The number of rows never changes, so neither does a
+shape, and a picture's bytes depend on its recipe alone.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+
+from pipeline.errors import RenderError
+from pipeline.recipe import RenderTask
+from pipeline.rendering.backlog import Backlog, Group, Pending
+from pipeline.rendering.loading import LoadedModel
+from pipeline.rendering.prompts import Prompts
+from pipeline.rendering.results import Failed, Outcome, Rendered, Stage
+from pipeline.rendering.slots import Slot
+
+CACHED_TIMETABLES = 64
+"""Pristine schedulers, one per (scheduler, step count)."""
+DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError)
+"""The machine's trouble, never a task's fault."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCounters:
+    """Sums since the engine was made. On a GPU a second counts where the host waited for it, mostly in decode."""
+
+    evaluations: int = 0
+    """Rows of tasks that went through the denoiser."""
+    padded_rows: int = 0
+    """Dummy rows that went along."""
+    denoiser_calls: int = 0
+    encode_s: float = 0.0
+    denoise_s: float = 0.0
+    decode_s: float = 0.0
+
+    def __add__(self, other: "EngineCounters") -> "EngineCounters":
+        return EngineCounters(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+
+class Engine:
+    """Renders tasks on one loaded model; owned and stepped by one thread."""
+
+    def __init__(self, model: LoadedModel, rows: int, *, clock: Callable[[], float] = time.perf_counter) -> None:
+        """``rows`` of the denoiser's batch, at least 2: a guided task takes two."""
+        if rows < 2:
+            raise ValueError(f"an engine needs at least 2 rows, not {rows}")
+        self._model, self._rows, self._clock = model, rows, clock
+        self._prompts = Prompts(model.adapter)
+        self._timetable = lru_cache(maxsize=CACHED_TIMETABLES)(model.adapter.timetable)
+        self._backlog = Backlog(rows, model.adapter.rows)
+        self._slots: list[Slot] = []
+        self._ready: list[Slot] = []
+        """Their latents wait for the decoder."""
+        self._flush = False
+        """Some group's latents are all there."""
+        self._counters = EngineCounters()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._backlog or self._slots or self._ready)
+
+    @property
+    def counters(self) -> EngineCounters:
+        return self._counters
+
+    def add(self, tasks: Iterable[RenderTask], *, flush: bool = False) -> None:
+        """Append to the backlog.
+
+        With ``flush`` these tasks are a group: when its last latent is ready, all that wait are decoded at once.
+        Without, latents wait until a chunk is full or nothing of their size is left to denoise.
+        """
+        self._backlog.add(tasks, grouped=flush)
+
+    def render(self, tasks: Iterable[RenderTask]) -> Iterator[Outcome]:
+        """Outcomes in completion order, those of tasks added before included."""
+        self.add(tasks, flush=True)
+        while self.busy:
+            yield from self.step()
+
+    @torch.no_grad()
+    def step(self) -> list[Outcome]:
+        """Refill free slots, call the denoiser once, decode what is ready; returns what finished, in that order.
+
+        A task that cannot be rendered is an outcome too. What the device or the network itself raises goes to the
+        caller; the tasks without an outcome then need a new engine.
+        """
+        outcomes: list[Outcome] = [*self._refill()]
+        if self._slots:
+            outcomes += self._denoise()
+        outcomes += self._decode()
+        return outcomes
+
+    def _refill(self) -> list[Failed]:
+        failed = []
+        while (pending := self._take()) is not None:
+            admitted = self._admit(pending)
+            if isinstance(admitted, Slot):
+                self._slots.append(admitted)
+            else:
+                failed.append(admitted)
+                self._settle(pending.group)
+        return failed
+
+    def _take(self) -> Pending | None:
+        return self._backlog.take(self._rows - self._used_rows(), drained=not self._slots and not self._ready)
+
+    def _admit(self, pending: Pending) -> Slot | Failed:
+        recipe, adapter, began = pending.task.recipe, self._model.adapter, self._clock()
+        stage: Stage = "encode"
+        try:
+            upcoming = (text for task in self._backlog for text in adapter.texts(task.recipe))
+            conditioning = self._prompts.conditioning(adapter.texts(recipe), upcoming)
+            encode_s = self._clock() - began
+            stage = "denoise"
+            slot = Slot(adapter, pending, conditioning, self._timetable(recipe.scheduler, recipe.num_inference_steps))
+        except DEVICE_ERRORS:
+            raise
+        except Exception as error:  # noqa: BLE001  # the task boundary: what a recipe breaks is that task's failure
+            return _failed(pending.task, stage, error)
+        slot.render_s = self._clock() - began
+        self._counters += EngineCounters(encode_s=encode_s, denoise_s=slot.render_s - encode_s)
+        return slot
+
+    def _denoise(self) -> list[Failed]:
+        began, used = self._clock(), self._used_rows()
+        predicted = self._model.adapter.predict(*self._batch())
+        by_slot = torch.split(predicted[:used], [slot.rows for slot in self._slots])
+        failed = {
+            slot: failure for slot, rows in zip(self._slots, by_slot, strict=True) if (failure := _advance(slot, rows))
+        }
+        self._count_call(self._clock() - began, used)
+        left = [slot for slot in self._slots if slot in failed or slot.done]
+        for slot in left:
+            self._settle(slot.group)
+        self._ready += [slot for slot in left if slot not in failed]
+        self._slots = [slot for slot in self._slots if slot not in left]
+        return [*failed.values()]
+
+    def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents (rows, 4, h, w), timesteps (rows,), conditioning (rows, tokens, width); rows without a task are 0."""
+        slots, missing = self._slots, self._rows - self._used_rows()
+        latents = torch.cat([slot.model_input.expand(slot.rows, -1, -1, -1) for slot in slots])
+        timesteps = torch.tensor([slot.timestep for slot in slots for _ in range(slot.rows)], dtype=torch.float32)
+        conditioning = torch.cat([slot.conditioning.rows for slot in slots])
+        return (
+            pad(latents, (0, 0, 0, 0, 0, 0, 0, missing)),
+            pad(timesteps, (0, missing)).to(self._model.adapter.device),
+            pad(conditioning, (0, 0, 0, 0, 0, missing)),
+        )
+
+    def _count_call(self, elapsed_s: float, used: int) -> None:
+        for slot in self._slots:
+            slot.render_s += elapsed_s * slot.rows / used
+        self._counters += EngineCounters(
+            evaluations=used, padded_rows=self._rows - used, denoiser_calls=1, denoise_s=elapsed_s
+        )
+
+    def _settle(self, group: Group | None) -> None:
+        """One task less to wait for, its latent being ready or never to come."""
+        if group is not None:
+            group.unfinished -= 1
+            self._flush = self._flush or group.unfinished == 0
+
+    def _decode(self) -> list[Outcome]:
+        """Full chunks; all that is ready when a group waits for nothing else or no more of its size will come."""
+        outcomes: list[Outcome] = []
+        size = self._model.adapter.decode_rows
+        flush = self._flush or (not self._slots and self._backlog.changes_key)
+        while len(self._ready) >= size or (flush and self._ready):
+            outcomes += self._decode_chunk(self._ready[:size])
+            del self._ready[:size]
+        self._flush = False
+        return outcomes
+
+    def _decode_chunk(self, slots: list[Slot]) -> list[Outcome]:
+        began = self._clock()
+        latents = torch.cat([slot.latent for slot in slots])
+        missing = self._model.adapter.decode_rows - len(slots)
+        pixels, finite = self._model.adapter.decode(pad(latents, (0, 0, 0, 0, 0, 0, 0, missing)))
+        elapsed_s = self._clock() - began
+        self._counters += EngineCounters(decode_s=elapsed_s)
+        for slot in slots:
+            slot.render_s += elapsed_s / len(slots)
+        return [
+            self._rendered(slot, picture) if ok else _not_finite(slot.task)
+            for slot, picture, ok in zip(slots, pixels, finite, strict=False)  # the rest is padding
+        ]
+
+    def _rendered(self, slot: Slot, pixels: NDArray[np.uint8]) -> Rendered:
+        return Rendered(
+            task=slot.task,
+            pixels=pixels,
+            prompt_truncated=slot.conditioning.prompt_truncated,
+            rows=self._rows,
+            render_s=slot.render_s,
+            device=self._model.device,
+        )
+
+    def _used_rows(self) -> int:
+        return sum(slot.rows for slot in self._slots)
+
+
+def _advance(slot: Slot, predicted: Tensor) -> Failed | None:
+    try:
+        slot.advance(predicted)
+    except DEVICE_ERRORS:
+        raise
+    except Exception as error:  # noqa: BLE001  # the task boundary: a scheduler that gives up fails its own task
+        return _failed(slot.task, "denoise", error)
+    return None
+
+
+def _failed(task: RenderTask, stage: Stage, error: Exception) -> Failed:
+    return Failed(task=task, stage=stage, verdict="error", error=f"{type(error).__name__}: {error}")
+
+
+def _not_finite(task: RenderTask) -> Failed:
+    error = RenderError("the picture is not finite, in float32 neither")
+    return Failed(task=task, stage="decode", verdict="nan_latents", error=f"{type(error).__name__}: {error}")

@@ -1,0 +1,42 @@
+"""What the engine makes of a task: a picture, or the reason why there is none."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.recipe import RenderTask
+
+Stage = Literal["encode", "denoise", "decode"]
+Verdict = Literal["error", "nan_latents"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rendered:
+    """One finished picture."""
+
+    task: RenderTask
+    pixels: NDArray[np.uint8]
+    """(height, width, 3), RGB 0..255"""
+    prompt_truncated: bool
+    """The prompt has more tokens than the text encoder's window; the rest was not seen."""
+    rows: int
+    """Rows of the denoiser's batch: part of the numerics profile."""
+    render_s: float
+    """This image's share of the engine's time."""
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A task that cannot be rendered; another try would end the same way."""
+
+    task: RenderTask
+    stage: Stage
+    verdict: Verdict
+    error: str
+    """``ClassName: message``"""
+
+
+Outcome = Rendered | Failed
