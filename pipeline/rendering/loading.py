@@ -52,6 +52,7 @@ def load_model(folder: Path, *, dtype: str, device: str) -> LoadedModel:
         raise ModelError("unknown dtype", value=dtype, allowed=", ".join(DTYPES))
     index = _read_index(folder)
     adapter_class = _adapter_class(folder, index)
+    _require_vocabulary(folder / "tokenizer")
     with _quiet():
         stock = _load_stock(folder, index, DTYPES[dtype]).to(device)
     stock.set_progress_bar_config(disable=True)
@@ -140,6 +141,13 @@ def _refuse_pickle(folder: Path) -> None:
         value=pickled,
         allowed="*.safetensors",
     )
+
+
+def _require_vocabulary(folder: Path) -> None:
+    """Transformers makes a tokenizer without words from an empty or missing folder and says nothing."""
+    names = ("tokenizer.json", "vocab.json")
+    if not any((folder / name).is_file() for name in names):
+        raise ModelError("the tokenizer has no vocabulary", where=str(folder), allowed=" or ".join(names))
 
 
 class _Advice(logging.Filter):

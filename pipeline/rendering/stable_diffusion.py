@@ -141,11 +141,12 @@ class StableDiffusion:
 
     def _autoencode_in_float32(self, latents: Tensor) -> Tensor:
         """The same with float32 weights; widening half precision and narrowing it again changes no weight."""
-        self.stock.vae.to(torch.float32)
+        # Module.to, because diffusers' own warns of each cast.
+        torch.nn.Module.to(self.stock.vae, torch.float32)
         try:
             return self._autoencode(latents.float())
         finally:
-            self.stock.vae.to(self.dtype)
+            torch.nn.Module.to(self.stock.vae, self.dtype)
 
 
 def _finite(images: Tensor) -> NDArray[np.bool_]:

@@ -1,0 +1,47 @@
+"""The order in which waiting tasks get their rows."""
+
+from pipeline.recipe import Recipe
+from pipeline.rendering.backlog import Backlog, Pending
+from tests.rendering.tasks import task
+
+GUIDED, UNGUIDED = {"guidance_scale": 5.0}, {"guidance_scale": 1.0}
+
+
+def rows_of(recipe: Recipe) -> int:
+    return 2 if (recipe.guidance_scale or 0) > 1 else 1
+
+
+def seed(pending: Pending | None) -> int | None:
+    return None if pending is None else pending.task.recipe.seed
+
+
+def test_an_odd_row_takes_the_next_unguided_task() -> None:
+    backlog = Backlog(4, rows_of)
+    backlog.add([task(seed=1, **GUIDED), task(seed=2, **GUIDED), task(seed=3, **UNGUIDED)], grouped=True)
+    assert seed(backlog.take(1, drained=True)) == 3
+    assert seed(backlog.take(1, drained=False)) is None
+    assert seed(backlog.take(2, drained=False)) == 1
+
+
+def test_no_task_passes_out_of_its_group() -> None:
+    backlog = Backlog(4, rows_of)
+    backlog.add([task(seed=1, **GUIDED)], grouped=True)
+    backlog.add([task(seed=2, **UNGUIDED)], grouped=True)
+    assert backlog.take(1, drained=True) is None
+
+
+def test_a_guided_task_does_not_starve() -> None:
+    backlog = Backlog(4, rows_of)
+    backlog.add([task(seed=0, **GUIDED), *(task(seed=n, **UNGUIDED) for n in range(1, 10))], grouped=False)
+    assert [seed(backlog.take(1, drained=True)) for _ in range(6)] == [1, 2, 3, 4, None, None]
+    assert [seed(backlog.take(2, drained=False)) for _ in range(2)] == [0, 5]
+
+
+def test_another_size_waits_until_the_batch_has_drained() -> None:
+    backlog = Backlog(4, rows_of)
+    backlog.add([task(seed=1), task(seed=2, width=64)], grouped=False)
+    assert seed(backlog.take(4, drained=True)) == 1
+    assert backlog.changes_key
+    assert backlog.take(4, drained=False) is None
+    assert seed(backlog.take(4, drained=True)) == 2
+    assert backlog.take(4, drained=True) is None

@@ -1,0 +1,113 @@
+"""What the engine owes its caller beside the pixels: full batches, prompt flushes, honest numbers."""
+
+from random import Random
+
+import pytest
+
+from pipeline.recipe import RenderTask
+from pipeline.rendering.engine import Engine
+from pipeline.rendering.loading import LoadedModel
+from pipeline.rendering.results import Outcome, Rendered
+from pipeline.schedulers import evaluations
+from tests.rendering.tasks import mixed_tasks, task
+from tests.tiny_models import SIZE_PX, TEXT_WINDOW
+
+
+def expected_evaluations(tasks: list[RenderTask]) -> int:
+    return sum(
+        evaluations(own.recipe.scheduler, own.recipe.num_inference_steps) * (1 + ((own.recipe.guidance_scale or 0) > 1))
+        for own in tasks
+    )
+
+
+def test_one_row_is_too_few_for_guidance(epsilon_model: LoadedModel) -> None:
+    with pytest.raises(ValueError, match="at least 2 rows, not 1"):
+        Engine(epsilon_model, rows=1)
+
+
+def test_an_idle_engine_has_nothing_to_say(epsilon_model: LoadedModel) -> None:
+    engine = Engine(epsilon_model, rows=4)
+    engine.add([], flush=True)
+    assert not engine.busy
+    assert engine.step() == []
+
+
+def test_mixed_work_keeps_the_rows_full(epsilon_model: LoadedModel) -> None:
+    engine, tasks = Engine(epsilon_model, rows=6), mixed_tasks()
+    outcomes = list(engine.render(tasks))
+    counters = engine.counters
+    assert sorted(o.task.task_id for o in outcomes) == sorted(t.task_id for t in tasks)
+    assert counters.evaluations == expected_evaluations(tasks)
+    assert counters.evaluations + counters.padded_rows == 6 * counters.denoiser_calls
+    assert counters.evaluations / (6 * counters.denoiser_calls) > 0.9
+
+
+def test_every_second_belongs_to_an_image(epsilon_model: LoadedModel) -> None:
+    engine = Engine(epsilon_model, rows=6)
+    outcomes = [o for o in engine.render(mixed_tasks()) if isinstance(o, Rendered)]
+    counters = engine.counters
+    spent = counters.encode_s + counters.denoise_s + counters.decode_s
+    assert min(counters.encode_s, counters.denoise_s, counters.decode_s) > 0
+    assert sum(o.render_s for o in outcomes) == pytest.approx(spent)
+
+
+def test_a_picture_says_how_it_was_made(epsilon_model: LoadedModel) -> None:
+    fits, cut = "x" * (TEXT_WINDOW - 2), "x" * (TEXT_WINDOW - 1)
+    tasks = [task(prompt=fits, width=2 * SIZE_PX), task(prompt=cut, width=2 * SIZE_PX)]
+    outcomes = {o.task.recipe.prompt: o for o in Engine(epsilon_model, rows=4).render(tasks)}
+    for prompt, truncated in ((fits, False), (cut, True)):
+        outcome = outcomes[prompt]
+        assert isinstance(outcome, Rendered)
+        assert outcome.prompt_truncated is truncated
+        assert (outcome.rows, outcome.device, outcome.pixels.shape) == (4, "cpu", (SIZE_PX, 2 * SIZE_PX, 3))
+        assert outcome.pixels.flags.c_contiguous
+
+
+def run(engine: Engine, steps: int) -> list[Outcome]:
+    return [outcome for _ in range(steps) for outcome in engine.step()]
+
+
+def test_a_group_is_decoded_with_its_last_latent(epsilon_model: LoadedModel) -> None:
+    engine = Engine(epsilon_model, rows=6)
+    short = [task(seed=1, num_inference_steps=2), task(seed=2, num_inference_steps=3)]
+    engine.add(short, flush=True)
+    engine.add([task(seed=3, num_inference_steps=9)], flush=True)
+    assert run(engine, 2) == []
+    assert [o.task for o in run(engine, 1)] == short
+    assert [o.task.recipe.seed for o in run(engine, 6)] == [3]
+    assert not engine.busy
+
+
+def test_without_a_group_latents_wait_for_a_full_chunk(epsilon_model: LoadedModel) -> None:
+    engine = Engine(epsilon_model, rows=6)
+    engine.add(task(seed=n, num_inference_steps=1 + n % 2) for n in range(5))
+    engine.add([task(seed=9, num_inference_steps=9)])
+    finished = [len(engine.step()) for _ in range(20) if engine.busy]
+    assert [count for count in finished if count] == [4, 2]
+
+
+def test_a_group_that_ends_in_a_failure_is_flushed_too(epsilon_model: LoadedModel) -> None:
+    engine = Engine(epsilon_model, rows=2)
+    good, bad = task(num_inference_steps=1), task(num_inference_steps=0)
+    engine.add([good, bad], flush=True)
+    engine.add([task(seed=2, num_inference_steps=9)], flush=True)
+    assert run(engine, 1) == []
+    assert [o.task for o in run(engine, 1)] == [bad, good]
+
+
+def test_the_batch_drains_before_it_changes_size(epsilon_model: LoadedModel) -> None:
+    engine = Engine(epsilon_model, rows=6)
+    tasks = [task(seed=n, width=SIZE_PX * (1 + n // 3), num_inference_steps=1 + n) for n in range(6)]
+    outcomes = list(engine.render(tasks))
+    assert [o.task.recipe.seed for o in outcomes] == [0, 1, 2, 3, 4, 5]
+    assert all(isinstance(o, Rendered) and o.pixels.shape[1] == o.task.recipe.width for o in outcomes)
+
+
+def test_each_text_is_encoded_once(epsilon_model: LoadedModel) -> None:
+    calls: list[int] = []
+    encoder = epsilon_model.adapter.stock.text_encoder
+    hook = encoder.register_forward_hook(lambda _module, _args, output: calls.append(len(output[0])))
+    tasks = [task(prompt=f"cat {n % 10}", seed=n, num_inference_steps=1) for n in range(40)]
+    list(Engine(epsilon_model, rows=8).render(Random(0).sample(tasks, 40)))
+    hook.remove()
+    assert calls == [8, 8]  # ten prompts and the empty negative one, in calls of one shape

@@ -1,0 +1,116 @@
+"""A task that cannot be rendered fails alone."""
+
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.recipe import RenderTask
+from pipeline.rendering.engine import Engine
+from pipeline.rendering.loading import LoadedModel
+from pipeline.rendering.results import Failed, Rendered
+from tests.rendering.tasks import pixels_by_id, task
+from tests.tiny_models import SIZE_PX
+
+ROWS = 6
+POISON = "zzz"
+GOOD = [task(prompt=f"cat {n}", seed=n, num_inference_steps=2 + n % 3) for n in range(6)]
+
+
+def failures(engine: Engine, tasks: list[RenderTask]) -> tuple[dict[str, Failed], dict[str, bytes]]:
+    """What failed, and the pixels of what did not, by task id."""
+    failed, pictures = {}, {}
+    for outcome in engine.render(tasks):
+        if isinstance(outcome, Rendered):
+            pictures[outcome.task.task_id] = outcome.pixels.tobytes()
+        else:
+            failed[outcome.task.task_id] = outcome
+    return failed, pictures
+
+
+@pytest.fixture(scope="module")
+def good(epsilon_model: LoadedModel) -> dict[str, bytes]:
+    return pixels_by_id(Engine(epsilon_model, ROWS), GOOD)
+
+
+@pytest.mark.parametrize(
+    ("bad", "stage", "message"),
+    [
+        (task(prompt="half a pair \ud800"), "encode", "TypeError: "),
+        (task(scheduler="lcm", num_inference_steps=51), "denoise", "RenderError: scheduler lcm does 1 to 50"),
+        (task(scheduler="flow_match_euler"), "denoise", "RenderError: scheduler flow_match_euler is for models"),
+        (task(scheduler="magic"), "denoise", "KeyError: 'magic'"),
+        (task(num_inference_steps=0), "denoise", "RenderError: scheduler ddim does 1 to 999 inference steps, not 0"),
+    ],
+)
+def test_a_bad_recipe_fails_alone(
+    epsilon_model: LoadedModel, good: dict[str, bytes], bad: RenderTask, stage: str, message: str
+) -> None:
+    failed, pictures = failures(Engine(epsilon_model, ROWS), [*GOOD[:3], bad, *GOOD[3:]])
+    assert pictures == good
+    assert [(f.task, f.stage, f.verdict) for f in failed.values()] == [(bad, stage, "error")]
+    assert failed[bad.task_id].error.startswith(message)
+
+
+def test_an_odd_size_fails(epsilon_model: LoadedModel) -> None:
+    bad = task(width=SIZE_PX + 2)
+    failed, _ = failures(Engine(epsilon_model, ROWS), [bad])
+    assert failed[bad.task_id].error == "RenderError: width and height must be multiples of 4, not 34 x 32"
+
+
+def poisoned(model: LoadedModel, word: str) -> LoadedModel:
+    """The same model, but every text with the last letter of ``word`` in it encodes to NaN."""
+    stock = model.adapter.stock
+    text_encoder = deepcopy(stock.text_encoder)
+    token = stock.tokenizer(word).input_ids[-2]
+    with torch.no_grad():
+        text_encoder.get_input_embeddings().weight[token] = float("nan")
+    parts = {**stock.components, "text_encoder": text_encoder}
+    copied = type(stock)(**parts, requires_safety_checker=False)
+    return replace(model, adapter=replace(model.adapter, stock=copied))
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "euler_ancestral", "dpmsolver++"])
+def test_latents_that_are_nan_fail_and_never_become_a_black_picture(
+    epsilon_model: LoadedModel, good: dict[str, bytes], scheduler: str
+) -> None:
+    bad = task(prompt=POISON, scheduler=scheduler)
+    failed, pictures = failures(Engine(poisoned(epsilon_model, POISON), ROWS), [*GOOD[:3], bad, *GOOD[3:]])
+    assert pictures == good
+    assert [(f.task, f.stage, f.verdict) for f in failed.values()] == [(bad, "decode", "nan_latents")]
+
+
+def with_loud_decoder(model: LoadedModel, dtype: torch.dtype, loudness: float) -> LoadedModel:
+    """A copy in ``dtype`` whose decoder works with ``loudness`` times larger numbers inside: float16 ends at 65504."""
+    stock = deepcopy(model.adapter.stock)
+    torch.nn.Module.to(stock.vae, dtype)
+    with torch.no_grad():
+        stock.vae.decoder.conv_in.weight *= loudness
+        stock.vae.decoder.conv_in.bias *= loudness
+    return replace(model, adapter=replace(model.adapter, stock=stock, dtype=dtype))
+
+
+def test_a_decoder_that_overflows_in_half_precision_is_asked_again_in_float32(epsilon_model: LoadedModel) -> None:
+    model = with_loud_decoder(epsilon_model, torch.float16, 3e4)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(4, 4, 8, 8, generator=generator).half()
+    quiet = latents * torch.tensor([1.0, 1e-3, 1.0, 1e-3]).half()[:, None, None, None]
+    with torch.no_grad():
+        raw = model.adapter.stock.vae.decode(quiet / model.adapter.stock.vae.config.scaling_factor).sample
+        pixels, finite = model.adapter.decode(quiet)
+        alone, _ = model.adapter.decode(quiet[[1, 1, 3, 3]])
+    assert raw.isfinite().flatten(1).all(1).tolist() == [False, True, False, True]
+    assert finite.all()
+    assert all(picture.std() > 5 for picture in pixels)
+    assert np.array_equal(pixels[[1, 3]], alone[[0, 2]]), "a neighbour's second try must not touch a good picture"
+    assert model.adapter.stock.vae.dtype == torch.float16
+
+
+def test_what_the_network_raises_is_no_tasks_fault(epsilon_model: LoadedModel) -> None:
+    stock = deepcopy(epsilon_model.adapter.stock)
+    stock.unet.conv_in = torch.nn.Conv2d(5, 16, 3)
+    engine = Engine(replace(epsilon_model, adapter=replace(epsilon_model.adapter, stock=stock)), ROWS)
+    with pytest.raises(RuntimeError, match="channels"):
+        list(engine.render(GOOD))
