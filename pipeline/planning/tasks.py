@@ -1,6 +1,6 @@
 """Render tasks in columns: prompt rows times sweep points, with their ids."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.identity import ID_BYTES, Ids, IdSet, ids_from_bytes, task_prefix
 from pipeline.model.family import Family
+from pipeline.planning.count import Amount
 from pipeline.planning.overrides import OVERRIDE_COLUMNS, row_axes
 from pipeline.planning.points import Axes, Points, points
 from pipeline.planning.selection import Numbered, Rows, Selection
@@ -142,3 +143,35 @@ def _column(row_points: list[Points], name: str) -> NDArray[np.generic]:
 def _binary(ids: Ids) -> pa.Array:
     buffer = pa.py_buffer(ids.astype(">u8").tobytes())
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(ID_BYTES), len(ids), [None, buffer])
+
+
+def planned_amount(
+    batches: Iterable[Numbered], space: Space, selection: Selection, committed: IdSet
+) -> tuple[Amount, Amount]:
+    """The work that is selected, and what of it is not committed. Makes every id once, about a million a second."""
+    whole, missing = Amount(), Amount()
+    for batch, global_rows in batches:
+        wanted = selection.rows(global_rows)
+        batch, global_rows = batch.filter(pa.array(wanted)), global_rows[wanted]
+        row_points = [points(axes, space.family) for axes in row_axes(batch, space.axes)]
+        for start, stop in _bounded(row_points):
+            chunk, chosen = batch.slice(start, stop - start), row_points[start:stop]
+            open_ = ~committed.contains(_ids(chunk, chosen, space.run_digest))
+            selected = np.ones(len(open_), np.bool_)
+            if selection.picks is not None:
+                selected = _picked(global_rows[start:stop], chosen, selection)
+            whole += _amount(chosen, selected)
+            missing += _amount(chosen, selected & open_)
+    return whole, missing
+
+
+def _amount(row_points: list[Points], mask: NDArray[np.bool_]) -> Amount:
+    evaluations = _column(row_points, "evaluations").astype(np.int64)[mask]
+    pixels = _column(row_points, "width").astype(np.float64) * _column(row_points, "height")
+    megapixels = pixels[mask] / 1e6
+    return Amount(
+        images=int(mask.sum()),
+        evaluations=int(evaluations.sum()),
+        megapixel_evaluations=float((evaluations * megapixels).sum()),
+        megapixel_steps=float((_column(row_points, "num_inference_steps")[mask] * megapixels).sum()),
+    )

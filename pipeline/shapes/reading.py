@@ -82,7 +82,9 @@ def _drawn(shape: str) -> tuple[NDArray[np.float64], float]:
         if shape == "ring":
             pen.ellipse((107, 107, 293, 293), fill=0)
     else:
-        pen.polygon([(200 + 160 * r * math.cos(a), 200 + 160 * r * math.sin(a)) for a, r in outline_radii(shape)], fill=1)
+        pen.polygon(
+            [(200 + 160 * r * math.cos(a), 200 + 160 * r * math.sin(a)) for a, r in outline_radii(shape)], fill=1
+        )
     return _profile(np.asarray(image))
 
 

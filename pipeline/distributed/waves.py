@@ -1,0 +1,101 @@
+"""One wave of a launch: a Ray Data graph from planned shards to outcome rows."""
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from pipeline.distributed.shards import ShardPlan, ShardSource
+from pipeline.distributed.worker import RenderWorker, WorkerSpec
+from pipeline.errors import DarkroomError, JobBrokenError
+from pipeline.identity import IdSet
+
+PLANNING_CPUS = 2
+"""Logical CPUs a local Ray gets on top, so that planning never waits for a worker to end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """The workers of a launch."""
+
+    workers: int
+    gpus: float
+    """Per worker."""
+    cpus: int
+    """Per CPU worker: threads, and what Ray reserves."""
+
+
+def connect(address: str | None) -> None:
+    """Join the cluster at ``address``, or start a Ray of our own on this machine's loopback."""
+    if ray.is_initialized():
+        return
+    quiet = {"logging_level": logging.WARNING, "log_to_driver": False}
+    if address is not None:
+        ray.init(address=address, **quiet)
+        return
+    ray.init(
+        address="local",
+        num_cpus=(os.cpu_count() or 1) + PLANNING_CPUS,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        **quiet,
+    )
+
+
+def cluster_gpus() -> float:
+    return float(ray.cluster_resources().get("GPU", 0))
+
+
+def cluster_cpus() -> int:
+    """CPUs for workers: those of the cluster less what planning needs."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)) - PLANNING_CPUS)
+
+
+def run_wave(
+    plan: ShardPlan, images_per_row: int, committed: IdSet, spec: WorkerSpec, pool: Pool
+) -> Iterator[pa.Table]:
+    """Render what is planned and not committed; yields outcome tables (``OUTCOME_COLUMNS``) as shards are committed.
+
+    Raises our own errors as the workers raised them, ``JobBrokenError`` for what Ray reports.
+    """
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = 0
+    context.execution_no_progress_timeout_s = -1
+    context.max_consecutive_actor_init_deaths = max(10, pool.workers)
+    context.execution_options.preserve_order = False
+    source = ShardSource(plan, images_per_row, ray.put(committed))
+    reserved = {"num_gpus": pool.gpus} if pool.gpus else {"num_cpus": pool.cpus}
+    outcomes = (
+        ray.data.read_datasource(source)
+        .repartition(target_num_rows_per_block=1)
+        .map_batches(
+            RenderWorker,
+            fn_constructor_args=(spec,),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=2),
+            max_concurrency=2,
+            max_restarts=-1,
+            max_task_retries=-1,
+            **reserved,
+        )
+    )
+    try:
+        yield from outcomes.iter_batches(batch_size=None, batch_format="pyarrow")
+    except ray.exceptions.RayError as error:
+        raise _ours(error) from error
+
+
+def _ours(error: BaseException) -> DarkroomError:
+    """Our own error inside Ray's wrapping, if there is one."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, DarkroomError):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return JobBrokenError(f"Ray gave up: {str(error).strip().splitlines()[-1]}")
