@@ -52,8 +52,8 @@ STABLE_DIFFUSION_CONFIG: Mapping[str, object] = {"num_train_timesteps": 1000, "s
 
 _HALF_LOG_SNR = ("dpmsolver++", "dpmsolver++_sde", "deis", "unipc", "sasolver")
 """Solvers in lambda = log(alpha / sigma): two equal timesteps in a row divide by zero."""
-_BY_TABLE = ("ddim", "ddpm", "pndm")
-"""They look alpha up by timestep; their own spacing is leading."""
+_WITHIN_TABLE = ("ddim", "ddpm", "pndm", "lms")
+"""They need distinct timesteps of the trained ones; other solvers interpolate."""
 
 
 def name_of_class(class_name: str, config: Mapping[str, object]) -> str:
@@ -104,7 +104,7 @@ def allowed_steps(scheduler: str, config: Mapping[str, object] = STABLE_DIFFUSIO
     if scheduler in _HALF_LOG_SNR:
         return range(1, trained - 1)
     fewest = 4 if scheduler == "pndm" and not config.get("skip_prk_steps", False) else 1
-    if scheduler in _BY_TABLE and config.get("timestep_spacing", "leading") == "leading":
+    if scheduler in _WITHIN_TABLE and config.get("timestep_spacing", "leading") == "leading":
         return range(fewest, trained)  # Stable Diffusion's ``steps_offset`` of 1 would leave the table
     return range(fewest, trained + 1)
 

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -42,6 +43,12 @@ def good(epsilon_model: LoadedModel) -> dict[str, bytes]:
         (task(scheduler="lcm", num_inference_steps=51), "denoise", "RenderError: scheduler lcm does 1 to 50"),
         (task(scheduler="flow_match_euler"), "denoise", "RenderError: scheduler flow_match_euler is for models"),
         (task(scheduler="magic"), "denoise", "KeyError: 'magic'"),
+        pytest.param(
+            task(scheduler="lms"),
+            "denoise",
+            "RenderError: scheduler lms needs scipy",
+            marks=pytest.mark.skipif(find_spec("scipy") is not None, reason="scipy is installed"),
+        ),
         (task(num_inference_steps=0), "denoise", "RenderError: scheduler ddim does 1 to 999 inference steps, not 0"),
     ],
 )

@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import ModelError
-from pipeline.rendering.loading import load_model
+from pipeline.rendering.loading import LoadedModel, load_model
 
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -74,10 +76,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "missing or of another shape.*unet|unet cannot be loaded",
     ),
     "no tokenizer": (lambda folder: shutil.rmtree(folder / "tokenizer"), "the tokenizer has no vocabulary"),
-    "embedded guidance": (
-        lambda folder: edit_json(folder / "unet/config.json", time_cond_proj_dim=4),
-        "missing or of another shape.*unet",
-    ),
 }
 
 
@@ -87,6 +85,13 @@ def test_what_cannot_be_rendered_is_refused(copied: Path, damage: str) -> None:
     harm(copied)
     with pytest.raises(ModelError, match=f"(?s){message}"):
         load_model(copied, dtype="float32", device="cpu")
+
+
+def test_embedded_guidance_is_refused(epsilon_model: LoadedModel) -> None:
+    stock = deepcopy(epsilon_model.adapter.stock)
+    stock.unet.register_to_config(time_cond_proj_dim=4)
+    with pytest.raises(ModelError, match="latent consistency"):
+        replace(epsilon_model.adapter, stock=stock)
 
 
 def test_an_unknown_dtype_is_refused(epsilon_folder: Path) -> None:
@@ -99,7 +104,7 @@ def test_loading_says_nothing_and_leaves_no_setting_changed(epsilon_folder: Path
 import logging, sys
 from pathlib import Path
 import diffusers, transformers
-from pipeline.rendering.loading import load_model
+from pipeline.rendering.loading import LoadedModel, load_model
 load_model(Path({str(epsilon_folder)!r}), dtype="float16", device="cpu")
 assert transformers.utils.logging.is_progress_bar_enabled() and diffusers.utils.logging.is_progress_bar_enabled()
 assert not [f for n in ("diffusers", "transformers") for h in logging.getLogger(n).handlers for f in h.filters]

@@ -1,0 +1,145 @@
+"""From the cells of a file to the cells of a batch: each column checked, then given its type."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.manifest.rules import RowRules
+from pipeline.manifest.verdicts import Fault, Verdicts
+
+_BLANK_ALLOWED = "a text with something in it"
+
+
+def text(column: pa.Array, name: str, verdicts: Verdicts, *, required: bool = False) -> pa.Array:
+    """Strings without NUL; blank becomes null, or is refused where the column is required."""
+    column = _valid_utf8(_decoded(column), name, verdicts)
+    has_nul = _mask(pc.match_substring(column, "\0"))
+    verdicts.reject(has_nul, Fault(column=name, reason="NUL character", allowed="text without NUL", values=column))
+    blank = _mask(pc.equal(pc.utf8_trim_whitespace(column), ""))
+    if required:
+        missing = _mask(pc.is_null(column))
+        verdicts.reject(missing, Fault(column=name, reason=f"null {name}", allowed=_BLANK_ALLOWED, values=column))
+        verdicts.reject(blank, Fault(column=name, reason=f"blank {name}", allowed=_BLANK_ALLOWED, values=column))
+    return pc.if_else(pa.array(blank), pa.scalar(None, pa.string()), column)
+
+
+def names(column: pa.Array, name: str, verdicts: Verdicts) -> pa.Array:
+    """Strings or integers, as strings."""
+    if pa.types.is_integer(column.type):
+        return column.cast(pa.string())
+    return text(column, name, verdicts)
+
+
+def whole_numbers(
+    column: pa.Array, name: str, verdicts: Verdicts, low: int, high: int, kind: pa.DataType, divisor: int = 1
+) -> pa.Array:
+    """Integers, or floats that are whole, within ``low .. high`` and multiples of ``divisor``; NaN is null."""
+    allowed = f"a whole number from {low} to {high}" + (f" that divides by {divisor}" if divisor > 1 else "")
+    column = _decoded(column)
+    numbers = _floats(column)
+    missing = np.isnan(numbers) if pa.types.is_floating(column.type) else _mask(pc.is_null(column))
+    with np.errstate(invalid="ignore"):
+        fractional = ~missing & (numbers != np.floor(numbers))
+        outside = ~missing & ((numbers < low) | (numbers > high))
+        uneven = ~missing & ~outside & (np.mod(numbers, divisor) != 0)
+    for bad, reason in ((fractional, "not a whole number"), (outside, "out of range"), (uneven, "does not divide")):
+        verdicts.reject(bad, Fault(column=name, reason=reason, allowed=allowed, values=column))
+    usable = ~(missing | fractional | outside)
+    if pa.types.is_integer(column.type):
+        return pc.if_else(pa.array(usable), column, None).cast(kind)
+    return pa.array(np.where(usable, numbers, 0).astype(np.int64), mask=~usable).cast(kind)
+
+
+def numbers(column: pa.Array, name: str, verdicts: Verdicts, high: float) -> pa.Array:
+    """Finite numbers from 0 to ``high``. NaN is refused: in a column of numbers it is a broken one, null is absent."""
+    column = _decoded(column)
+    values = _floats(column)
+    missing = _mask(pc.is_null(column))
+    not_finite = ~missing & ~np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        outside = ~missing & ~not_finite & ((values < 0) | (values > high))
+    allowed = f"a number from 0 to {high:g}"
+    verdicts.reject(not_finite, Fault(column=name, reason="not finite", allowed=allowed, values=column))
+    verdicts.reject(outside, Fault(column=name, reason="out of range", allowed=allowed, values=column))
+    return pa.array(values, pa.float64(), mask=missing | not_finite | outside)
+
+
+def seed_lists(column: pa.Array, name: str, verdicts: Verdicts, high: int) -> pa.Array:
+    """Lists of distinct seeds; null keeps the sweep's."""
+    allowed = f"a list of whole numbers from 0 to {high}, not empty, without null"
+    rows = column.to_pylist()
+    bad = np.array([row is not None and not _seeds_fit(row, high) for row in rows], np.bool_)
+    verdicts.reject(bad, Fault(column=name, reason="unusable seeds", allowed=allowed, values=column))
+    kept = [None if row is None or unfit else list(dict.fromkeys(row)) for row, unfit in zip(rows, bad, strict=True)]
+    return pa.array(kept, pa.list_(pa.uint64()))
+
+
+def single_seeds(column: pa.Array, name: str, verdicts: Verdicts, high: int) -> pa.Array:
+    """One seed a row, as lists of one."""
+    seeds = whole_numbers(column, name, verdicts, 0, high, pa.uint64())
+    return pa.array([None if seed is None else [seed] for seed in seeds.to_pylist()], pa.list_(pa.uint64()))
+
+
+def schedulers(column: pa.Array, name: str, verdicts: Verdicts, rules: RowRules) -> pa.Array:
+    """Names of schedulers; blank and null keep the sweep's."""
+    column = text(column, name, verdicts)
+    known = pa.array(sorted(rules.schedulers), pa.string())
+    unknown = _mask(pc.invert(pc.is_in(column, known))) & ~_mask(pc.is_null(column))
+    allowed = ", ".join(sorted(rules.schedulers))
+    verdicts.reject(unknown, Fault(column=name, reason="no such scheduler", allowed=allowed, values=column))
+    return column
+
+
+def sides_together(width: pa.Array, height: pa.Array, name: str, verdicts: Verdicts) -> None:
+    """A row has both or neither."""
+    alone = _mask(pc.is_null(width)) != _mask(pc.is_null(height))
+    verdicts.reject(alone, Fault(column=name, reason="width or height alone", allowed="both, or neither", values=width))
+
+
+def _seeds_fit(row: list[int | None], high: int) -> bool:
+    return bool(row) and all(seed is not None and 0 <= seed <= high for seed in row)
+
+
+def _decoded(column: pa.Array) -> pa.Array:
+    """Without dictionaries, views and large offsets; a column of nothing but nulls counts as text."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type) or pa.types.is_null(column.type):
+        return column.cast(pa.string())
+    return column
+
+
+def _valid_utf8(column: pa.Array, name: str, verdicts: Verdicts) -> pa.Array:
+    """Parquet promises UTF-8 and nobody checks; one broken cell would break every later step."""
+    try:
+        column.validate(full=True)
+        return column
+    except pa.ArrowInvalid:
+        raw = column.cast(pa.binary()).to_pylist()
+    broken = np.array([cell is not None and not _is_utf8(cell) for cell in raw], np.bool_)
+    cells = [None if cell is None else cell.decode("utf-8", "backslashreplace") for cell in raw]
+    column = pa.array(cells, pa.string())
+    verdicts.reject(broken, Fault(column=name, reason="not UTF-8", allowed="text in UTF-8", values=column))
+    return column
+
+
+def _is_utf8(cell: bytes) -> bool:
+    try:
+        cell.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _floats(column: pa.Array) -> NDArray[np.float64]:
+    """As floats; null becomes NaN. Exact for whole numbers up to 2**53, more than any limit here."""
+    if pa.types.is_string(column.type):  # nothing but nulls
+        return np.full(len(column), np.nan)
+    values: NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return values.astype(np.float64)
+
+
+def _mask(mask: pa.Array) -> NDArray[np.bool_]:
+    filled: NDArray[np.bool_] = pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
+    return filled

@@ -1,0 +1,39 @@
+"""A manifest looked through as a whole: how much of it is good, and what to tell about the rest."""
+
+from dataclasses import dataclass
+
+from pipeline.errors import ManifestError
+from pipeline.manifest.open import Manifest
+from pipeline.manifest.read import read_rows
+from pipeline.manifest.verdicts import RejectedRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    rows: int
+    good: int
+    rejected_count: int
+    rejected: tuple[RejectedRow, ...]
+    """The first few."""
+
+
+def check_manifest(manifest: Manifest, show: int = 10) -> CheckResult:
+    """Read every row once."""
+    rows = rejected_count = 0
+    rejected: list[RejectedRow] = []
+    for batch in read_rows(manifest):
+        rows += batch.table.num_rows + len(batch.rejected)
+        rejected_count += len(batch.rejected)
+        rejected += batch.rejected[: show - len(rejected)]
+    return CheckResult(rows=rows, good=rows - rejected_count, rejected_count=rejected_count, rejected=tuple(rejected))
+
+
+def rejection_error(result: CheckResult) -> ManifestError:
+    """What a person needs to mend the manifest."""
+    first = result.rejected[0]
+    lines = [f"{result.rejected_count} of {result.rows} manifest rows cannot be used"]
+    lines += [f"  - {row}" for row in result.rejected]
+    more = result.rejected_count - len(result.rejected)
+    lines += [f"  … and {more} more"] if more > 0 else []
+    lines += ["  --skip-bad-rows renders the rest and reports these"]
+    return ManifestError("\n".join(lines), where=f"{first.file}, row {first.row}, column {first.column}")

@@ -1,0 +1,186 @@
+"""Find a manifest's files and check everything that can be known without reading a row."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import InputError, ManifestError, ObjectMissingError, StoreError
+from pipeline.manifest import arrow_types
+from pipeline.manifest.columns import (
+    check_mapped_exist,
+    check_reserved,
+    check_types,
+    checked_mapping,
+    match_columns,
+    ours_of,
+)
+from pipeline.manifest.rules import RowRules
+from pipeline.storage.base import ObjectStore
+from pipeline.storage.location import open_parent, open_store
+from pipeline.storage.s3 import S3Settings
+
+_WILDCARDS = "*?["
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestFile:
+    key: str
+    """In the manifest's store."""
+    name: str
+    """As in ``manifest_file``: the path below the manifest's root."""
+    columns: Mapping[str, str]
+    """Ours → theirs."""
+    row_groups: tuple[int, ...]
+    """Rows of each row group."""
+    first_row: int
+    """The file's first row, counted over the whole manifest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Row groups ``start`` to ``stop`` of one file."""
+
+    file_index: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The files of a manifest, looked at but not read. Pickles, so that planners anywhere can read it."""
+
+    store: ObjectStore
+    files: tuple[ManifestFile, ...]
+    rules: RowRules
+    extra_schema: pa.Schema
+    """Columns that travel to the metadata unchanged, with plain types."""
+
+    @property
+    def rows(self) -> int:
+        return sum(sum(file.row_groups) for file in self.files)
+
+    def splits(self, max_rows: int) -> list[Split]:
+        """Pieces of about ``max_rows`` rows; a row group is never cut."""
+        return [split for index, file in enumerate(self.files) for split in _splits(index, file, max_rows)]
+
+
+def _splits(file_index: int, file: ManifestFile, max_rows: int) -> Iterator[Split]:
+    start = rows = 0
+    for number, count in enumerate(file.row_groups):
+        if number > start and rows + count > max_rows:
+            yield Split(file_index=file_index, start=start, stop=number)
+            start, rows = number, 0
+        rows += count
+    if start < len(file.row_groups):
+        yield Split(file_index=file_index, start=start, stop=len(file.row_groups))
+
+
+def open_manifest(uri: str, *, columns: Mapping[str, str], rules: RowRules, s3: S3Settings) -> Manifest:
+    """A Parquet file, a directory of them, or a glob with ``*``, ``?``, ``[]`` and ``**``; local or s3://.
+
+    Raises ``ManifestError`` for what is missing, not Parquet, or of the wrong schema.
+    """
+    mapping = checked_mapping(columns)
+    try:
+        store, keys = _find(uri, s3)
+        schemas = {key: _metadata(store, key, uri) for key in keys}
+    except StoreError as error:
+        raise ManifestError(f"the manifest cannot be read: {error}", where="manifest", value=uri) from None
+    check_mapped_exist(
+        mapping, (name for read in schemas.values() for name in read.schema.to_arrow_schema().names), uri
+    )
+    files: list[ManifestFile] = []
+    extras: dict[str, tuple[pa.DataType, str]] = {}
+    first_row = 0
+    for key, read in schemas.items():
+        schema = read.schema.to_arrow_schema()
+        matched = match_columns(schema.names, mapping, key)
+        check_types(matched, schema, key)
+        _merge_extras(extras, schema, mapping, key)
+        check_reserved(extras, rules.reserved - {"prompt_id"}, key)
+        groups = tuple(read.row_group(number).num_rows for number in range(read.num_row_groups))
+        files.append(ManifestFile(key=key, name=key, columns=matched, row_groups=groups, first_row=first_row))
+        first_row += sum(groups)
+    extra_schema = pa.schema([(name, kind) for name, (kind, _) in extras.items()])
+    return Manifest(store=store, files=tuple(files), rules=rules, extra_schema=extra_schema)
+
+
+def _find(uri: str, s3: S3Settings) -> tuple[ObjectStore, list[str]]:
+    try:
+        if any(sign in uri for sign in _WILDCARDS):
+            return _glob(uri, s3)
+        store = open_store(uri, s3)
+        keys = [info.key for info in store.list() if info.key.endswith(".parquet")]
+        if keys:
+            return store, keys
+        parent, key = open_parent(uri, s3)
+        if parent.head(key) is not None:
+            return parent, [key]
+    except InputError as error:
+        raise ManifestError(error.what, where="manifest", value=uri, allowed=error.allowed) from None
+    empty = "://" not in uri and Path(uri).expanduser().is_dir()
+    what = "the manifest directory holds no Parquet file" if empty else "there is no such manifest"
+    raise ManifestError(what, where="manifest", value=uri, allowed="a Parquet file, a directory of them, or a glob")
+
+
+def _glob(uri: str, s3: S3Settings) -> tuple[ObjectStore, list[str]]:
+    fixed, pattern = _cut_at_wildcard(uri)
+    store = open_store(fixed or ".", s3)
+    keys = [info.key for info in store.list() if _matches(info.key.split("/"), pattern.split("/"))]
+    if not keys:
+        raise ManifestError("no file matches the manifest's pattern", where="manifest", value=uri)
+    return store, keys
+
+
+def _cut_at_wildcard(uri: str) -> tuple[str, str]:
+    """The directory before the first wildcard, and the pattern below it."""
+    segments = uri.split("/")
+    first = next(number for number, segment in enumerate(segments) if any(sign in segment for sign in _WILDCARDS))
+    fixed = "/".join(segments[:first])
+    return fixed or ("/" if uri.startswith("/") else ""), "/".join(segments[first:])
+
+
+def _matches(names: list[str], patterns: list[str]) -> bool:
+    if not patterns:
+        return not names
+    if patterns[0] == "**":
+        return any(_matches(names[skip:], patterns[1:]) for skip in range(len(names) + 1))
+    return bool(names) and PurePosixPath(names[0]).match(patterns[0]) and _matches(names[1:], patterns[1:])
+
+
+def _metadata(store: ObjectStore, key: str, uri: str) -> pq.FileMetaData:
+    try:
+        with store.open(key) as file:
+            return pq.read_metadata(pa.PythonFile(file, mode="r"))
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, ObjectMissingError):
+            raise
+        reason = str(error).splitlines()[0]
+        raise ManifestError(
+            f"this is not a Parquet file: {reason}",
+            where="manifest",
+            value=key,
+            allowed="Parquet; `darkroom manifest build` makes it from CSV, TSV, JSONL or TXT",
+        ) from None
+
+
+def _merge_extras(
+    extras: dict[str, tuple[pa.DataType, str]], schema: pa.Schema, mapping: Mapping[str, str], key: str
+) -> None:
+    for field in schema:
+        if ours_of(field.name, mapping) is not None:
+            continue
+        kind = arrow_types.plain(field.type)
+        before, where = extras.get(field.name, (kind, key))
+        merged = arrow_types.merged(before, kind)
+        if merged is None:
+            raise ManifestError(
+                f"the column {field.name} has another type than in {where}",
+                where=key,
+                value=str(kind),
+                allowed=str(before),
+            )
+        extras[field.name] = merged, where

@@ -1,0 +1,110 @@
+"""Read prompt rows: validated, typed, streamed row group by row group in bounded memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import ManifestError
+from pipeline.manifest import cells
+from pipeline.manifest.columns import BATCH_SCHEMA
+from pipeline.manifest.open import Manifest, ManifestFile, Split
+from pipeline.manifest.rules import RowRules
+from pipeline.manifest.verdicts import RejectedRow, Verdicts
+
+BATCH_ROWS = 16_384
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Some rows of one file, in order."""
+
+    table: pa.Table
+    """The good ones: ``BATCH_SCHEMA``, then the manifest's extra columns."""
+    rejected: tuple[RejectedRow, ...]
+    first_row: int
+    """The file's first row, counted over the whole manifest: add ``manifest_row`` for a row's number."""
+
+
+def read_rows(manifest: Manifest, split: Split | None = None) -> Iterator[Batch]:
+    """All rows of the manifest, or of one split. ``ManifestError`` for a file that breaks off."""
+    splits = manifest.splits(BATCH_ROWS) if split is None else [split]
+    for piece in splits:
+        yield from _read_split(manifest, manifest.files[piece.file_index], piece)
+
+
+def _read_split(manifest: Manifest, file: ManifestFile, split: Split) -> Iterator[Batch]:
+    row = sum(file.row_groups[: split.start])
+    wanted = [*file.columns.values(), *manifest.extra_schema.names]
+    try:
+        with manifest.store.open(file.key) as opened:
+            parquet = pq.ParquetFile(pa.PythonFile(opened, mode="r"))
+            present = [name for name in wanted if name in parquet.schema_arrow.names]
+            groups = list(range(split.start, split.stop))
+            for read in parquet.iter_batches(BATCH_ROWS, row_groups=groups, columns=present, use_threads=False):
+                yield _checked(read, row, file, manifest)
+                row += read.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise ManifestError(f"the manifest breaks off: {error}", where=f"{file.name}, from row {row}") from None
+
+
+def _checked(read: pa.RecordBatch, first: int, file: ManifestFile, manifest: Manifest) -> Batch:
+    verdicts = Verdicts(read.num_rows)
+    columns = _typed(read, file.columns, manifest.rules, verdicts)
+    numbers = pa.array(range(first, first + read.num_rows), pa.int64())
+    stem = PurePosixPath(file.name).stem
+    defaults = pc.binary_join_element_wise(stem, numbers.cast(pa.string()), ":")
+    columns["prompt_id"] = pc.coalesce(columns["prompt_id"], defaults)
+    columns["manifest_file"] = pa.repeat(pa.scalar(file.name, pa.string()), read.num_rows)
+    columns["manifest_row"] = numbers
+    arrays = [columns[name] for name in BATCH_SCHEMA.names] + [_extra(read, field) for field in manifest.extra_schema]
+    table = pa.table(arrays, schema=pa.schema([*BATCH_SCHEMA, *manifest.extra_schema]))
+    rejected = tuple(verdicts.rejected(file.name, first))
+    return Batch(
+        table=table.filter(pa.array(verdicts.good())) if rejected else table,
+        rejected=rejected,
+        first_row=file.first_row,
+    )
+
+
+def _typed(
+    read: pa.RecordBatch, columns: dict[str, str] | object, rules: RowRules, verdicts: Verdicts
+) -> dict[str, pa.Array]:
+    theirs = dict(columns)  # type: ignore[call-overload]  # a Mapping
+    typed = {name: pa.nulls(read.num_rows, BATCH_SCHEMA.field(name).type) for name in BATCH_SCHEMA.names}
+    side = {"low": 1, "high": rules.max_side_px, "kind": pa.uint32(), "divisor": rules.size_factor}
+    for ours, name in theirs.items():
+        column = read[name]
+        if ours == "prompt":
+            typed[ours] = cells.text(column, name, verdicts, required=True)
+        elif ours == "negative_prompt":
+            typed[ours] = cells.text(column, name, verdicts)
+        elif ours == "prompt_id":
+            typed[ours] = cells.names(column, name, verdicts)
+        elif ours == "seed":
+            typed["seeds"] = cells.single_seeds(column, name, verdicts, rules.max_seed)
+        elif ours == "seeds":
+            typed[ours] = cells.seed_lists(column, name, verdicts, rules.max_seed)
+        elif ours == "guidance_scale":
+            typed[ours] = cells.numbers(column, name, verdicts, rules.max_guidance)
+        elif ours == "num_inference_steps":
+            typed[ours] = cells.whole_numbers(column, name, verdicts, 1, rules.max_steps, pa.uint32())
+        elif ours == "scheduler":
+            typed[ours] = cells.schedulers(column, name, verdicts, rules)
+        else:
+            typed[ours] = cells.whole_numbers(column, name, verdicts, **side)
+    if "width" in theirs:
+        cells.sides_together(typed["width"], typed["height"], theirs["width"], verdicts)
+    return typed
+
+
+def _extra(read: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    if field.name not in read.schema.names:
+        return pa.nulls(read.num_rows, field.type)
+    column = read[field.name]
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return column.cast(field.type)
