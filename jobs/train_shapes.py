@@ -152,11 +152,8 @@ class Training:
             if self.step % 100 == 0 or self.step == self.steps:
                 self._save()
                 step_s = (time.monotonic() - began) / (self.step - first)
-                left_s = step_s * (self.steps - self.step)
-                print(
-                    f"{self.name}: step {self.step}/{self.steps}, loss {recent:.4f}, {step_s:.2f} s/step, {left_s / 60:.0f} min left",
-                    flush=True,
-                )
+                pace = f"{step_s:.2f} s/step, {step_s * (self.steps - self.step) / 60:.0f} min left"
+                print(f"{self.name}: step {self.step}/{self.steps}, loss {recent:.4f}, {pace}", flush=True)
         self.modules.load_state_dict(self.average)
         self.modules.requires_grad_(False).eval()
 
@@ -208,7 +205,8 @@ def train_autoencoder(budget: Budget, folder: Path, device: torch.device) -> Aut
         batch = to_tensor(pictures, device)
         posterior = autoencoder.encode(batch).latent_dist
         difference = autoencoder.decode(posterior.sample()).sample - batch
-        return difference.abs().mean() + difference.square().mean() + 1e-5 * posterior.kl().mean() / 256
+        loss: Tensor = difference.abs().mean() + difference.square().mean() + 1e-5 * posterior.kl().mean() / 256
+        return loss
 
     training.run(loss_at)
     return autoencoder
@@ -256,7 +254,8 @@ def train_denoiser(
         times = ((torch.arange(32) + torch.rand(32)) * (1000 / 32)).long().clamp(max=999).to(device)
         noisy = scheduler.add_noise(clean, noise, times)
         velocity = scheduler.get_velocity(clean, noise, times)
-        return nn.functional.mse_loss(unet(noisy, times, conditioning).sample, velocity)
+        error: Tensor = unet(noisy, times, conditioning).sample - velocity
+        return error.square().mean()
 
     training.run(loss_at)
     return text_encoder, unet

@@ -14,8 +14,9 @@ from pipeline.errors import JobFileError
 from pipeline.identity import RunConstants
 from pipeline.manifest.check import CheckResult, rejection_error
 from pipeline.manifest.open import Manifest, Split, open_manifest
-from pipeline.manifest.read import RejectedRow, read_rows
+from pipeline.manifest.read import read_rows
 from pipeline.manifest.rules import RowRules
+from pipeline.manifest.verdicts import RejectedRow
 from pipeline.model.facts import ModelFacts, read_facts
 from pipeline.model.resolve import ModelSource
 from pipeline.output.schema import RESERVED

@@ -1,7 +1,7 @@
 """Arrow types by what they mean: how a column is laid out in memory or in a file is not our business.
 
-pandas 2 writes ``string``, pandas 3 ``large_string``, polars ``string_view`` and categoricals a dictionary, for the same
-strings. ``plain`` gives all of them one type.
+pandas 2 writes ``string``, pandas 3 ``large_string``, polars ``string_view`` and categoricals a dictionary, all for
+the same strings. ``plain`` gives all of them one type.
 """
 
 import pyarrow as pa

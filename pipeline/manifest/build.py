@@ -74,7 +74,7 @@ def _tsv(
 
 def _separated(reader: Any, source: Path, mapping: Mapping[str, str], reserved: frozenset[str]) -> Iterator[Row]:
     try:
-        header = next(reader, [])
+        header: list[str] = next(reader, [])
         names = _our_names(header, mapping, reserved, str(source))
         for cells in reader:
             if not cells:

@@ -1,6 +1,6 @@
 """Read prompt rows: validated, typed, streamed row group by row group in bounded memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -70,10 +70,7 @@ def _checked(read: pa.RecordBatch, first: int, file: ManifestFile, manifest: Man
     )
 
 
-def _typed(
-    read: pa.RecordBatch, columns: dict[str, str] | object, rules: RowRules, verdicts: Verdicts
-) -> dict[str, pa.Array]:
-    theirs = dict(columns)  # type: ignore[call-overload]  # a Mapping
+def _typed(read: pa.RecordBatch, theirs: Mapping[str, str], rules: RowRules, verdicts: Verdicts) -> dict[str, pa.Array]:
     typed = {name: pa.nulls(read.num_rows, BATCH_SCHEMA.field(name).type) for name in BATCH_SCHEMA.names}
     side = {"low": 1, "high": rules.max_side_px, "kind": pa.uint32(), "divisor": rules.size_factor}
     for ours, name in theirs.items():

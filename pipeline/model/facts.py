@@ -40,16 +40,15 @@ def read_facts(folder: Path) -> ModelFacts:
     index = read_json(folder / "model_index.json")
     class_name = str(index.get("_class_name"))
     denoiser = _denoiser(index)
-    if class_name not in FAMILIES or denoiser is None:
+    config = read_json(folder / denoiser / "config.json") if denoiser else {}
+    family = family_of(class_name, config)
+    if family is None or denoiser is None:
         raise ModelError(
-            "this model's pipeline class is not supported",
+            "this model is not supported",
             where=str(folder / "model_index.json"),
             value=class_name,
-            allowed=", ".join(sorted(FAMILIES)),
+            allowed=f"{', '.join(sorted(FAMILIES))}, without an embedded guidance scale",
         )
-    config = read_json(folder / denoiser / "config.json")
-    family = family_of(class_name, config)
-    assert family is not None
     factor = 2 ** (len(read_json(folder / "vae" / "config.json").get("block_out_channels", [0] * 4)) - 1)
     scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
     return ModelFacts(

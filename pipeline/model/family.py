@@ -61,18 +61,9 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def family_of(class_name: str, denoiser_config: Mapping[str, Any]) -> Family | None:
-    """The family of a model, or None for a class Darkroom does not know.
+    """The family of a model, or None for one Darkroom does not know.
 
-    A U-Net with ``time_cond_proj_dim`` (latent consistency models) embeds the guidance scale instead of
-    extrapolating between two rows.
+    A U-Net with ``time_cond_proj_dim`` (latent consistency models) takes its guidance scale as an input, which no
+    family here does yet.
     """
-    family = FAMILIES.get(class_name)
-    if family is None or denoiser_config.get("time_cond_proj_dim") is None:
-        return family
-    return Family(
-        name=family.name,
-        guidance=Guidance.EMBEDDED,
-        guidance_scale=family.guidance_scale,
-        num_inference_steps=family.num_inference_steps,
-        patch=family.patch,
-    )
+    return FAMILIES.get(class_name) if denoiser_config.get("time_cond_proj_dim") is None else None

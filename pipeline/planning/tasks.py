@@ -167,11 +167,11 @@ def planned_amount(
 
 def _amount(row_points: list[Points], mask: NDArray[np.bool_]) -> Amount:
     evaluations = _column(row_points, "evaluations").astype(np.int64)[mask]
-    pixels = _column(row_points, "width").astype(np.float64) * _column(row_points, "height")
-    megapixels = pixels[mask] / 1e6
+    width, height = (_column(row_points, side).astype(np.float64)[mask] for side in ("width", "height"))
+    megapixels = width * height / 1e6
     return Amount(
         images=int(mask.sum()),
         evaluations=int(evaluations.sum()),
         megapixel_evaluations=float((evaluations * megapixels).sum()),
-        megapixel_steps=float((_column(row_points, "num_inference_steps")[mask] * megapixels).sum()),
+        megapixel_steps=float((_column(row_points, "num_inference_steps").astype(np.float64)[mask] * megapixels).sum()),
     )

@@ -56,7 +56,7 @@ def _nearest_shape(mask: NDArray[np.bool_]) -> str | None:
 
 
 def _profile(mask: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
-    """The outline's radius at each of 90 angles round the centroid over its mean, and how full the outline is (0..1)."""
+    """The outline's radius at 90 angles round the centroid over its mean, and how full the outline is (0..1)."""
     y, x = np.nonzero(mask)
     dy, dx = y - y.mean(), x - x.mean()
     angle = (np.arctan2(dy, dx) / math.tau * _ANGLES).round().astype(int) % _ANGLES

@@ -1,0 +1,17 @@
+"""``darkroom finalize``: the tables of all that is committed."""
+
+from typing import Annotated
+
+import typer
+
+from jobs.status import open_run
+from pipeline.output import finalize as output_finalize
+
+
+def finalize(output: Annotated[str, typer.Argument(help="Local path or s3://bucket/prefix of a run.")]) -> None:
+    """Write metadata.parquet and failures.parquet from the committed parts. ``render`` does it at its end."""
+    store = open_run(output)
+    made = output_finalize.finalize(store)
+    typer.echo(
+        f"metadata.parquet: {made.ok:,} images; failed: {made.failed:,}; from {made.parts:,} parts in {store.uri}"
+    )

@@ -1,0 +1,62 @@
+"""``darkroom manifest build`` and ``darkroom manifest check``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import InputError
+from pipeline.manifest.build import build_manifest
+from pipeline.manifest.check import check_manifest, rejection_error
+from pipeline.manifest.open import open_manifest
+from pipeline.manifest.rules import RowRules
+from pipeline.output.schema import RESERVED
+from pipeline.schedulers import SCHEDULERS
+from pipeline.storage.s3 import S3Settings
+
+app = typer.Typer(help="Make and check prompt manifests.", no_args_is_help=True)
+
+Column = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="THEIRS=OURS", help="What one of their columns is: caption=prompt"),
+]
+
+
+@app.command("build")
+def build(
+    source: Annotated[Path, typer.Argument(help="CSV, TSV, JSONL or TXT (one prompt a line).")],
+    out: Annotated[Path, typer.Argument(help="Parquet file to write.")],
+    column: Column = None,
+) -> None:
+    """Make a Parquet manifest.
+
+    Example: darkroom manifest build prompts.csv prompts.parquet --column caption=prompt
+    """
+    made = build_manifest(source, out, columns=_mapping(column), reserved=RESERVED - {"prompt_id"})
+    blank = f", {made.blank_lines:,} blank lines left out" if made.blank_lines else ""
+    typer.echo(f"{out}: {made.rows:,} prompt rows{blank}; columns {', '.join(made.columns)}")
+
+
+@app.command("check")
+def check(
+    manifest: Annotated[str, typer.Argument(help="Parquet file, directory, glob or s3://")],
+    column: Column = None,
+) -> None:
+    """Read every row and say which cannot be rendered. Sizes are only checked against a model by ``plan``."""
+    rules = RowRules(size_factor=1, schedulers=frozenset(SCHEDULERS), reserved=RESERVED)
+    opened = open_manifest(manifest, columns=_mapping(column), rules=rules, s3=S3Settings())
+    result = check_manifest(opened)
+    if result.rejected_count:
+        raise rejection_error(result)
+    extras = ", ".join(opened.extra_schema.names) or "none"
+    typer.echo(
+        f"{manifest}: {result.rows:,} prompt rows in {len(opened.files):,} file(s), all usable; extra columns: {extras}"
+    )
+
+
+def _mapping(columns: list[str] | None) -> dict[str, str]:
+    pairs = [text.partition("=") for text in columns or ()]
+    for theirs, _, ours in pairs:
+        if not theirs or not ours:
+            raise InputError("this names no column", where="--column", value=theirs, allowed="theirs=ours")
+    return {theirs: ours for theirs, _, ours in pairs}

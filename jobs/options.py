@@ -1,0 +1,43 @@
+"""Options that ``plan`` and ``render`` share: a job file, keys put over it, or a job without a file."""
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.config import Job, load_job, parse_setting
+
+JobFile = Annotated[Path | None, typer.Argument(metavar="[JOB]", help="Job file (YAML).", show_default=False)]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Put a value over a key of the job.")
+]
+ManifestOption = Annotated[str | None, typer.Option("--manifest", help="manifest: file, directory, glob or s3://")]
+Model = Annotated[str | None, typer.Option("--model", help="model.id")]
+Seeds = Annotated[str | None, typer.Option("--seeds", help='sweep.seeds, such as "0-3" or "1,5,9"')]
+GuidanceScales = Annotated[
+    str | None, typer.Option("--guidance-scales", help='sweep.guidance_scales, such as "1,4,7.5"')
+]
+Steps = Annotated[str | None, typer.Option("--steps", help='sweep.num_inference_steps, such as "10,25"')]
+Schedulers = Annotated[str | None, typer.Option("--schedulers", help='sweep.schedulers, such as "ddim,euler"')]
+Sizes = Annotated[str | None, typer.Option("--sizes", help='sweep.sizes, such as "128x128,192x128"')]
+Output = Annotated[str | None, typer.Option("--output", "-o", help="output.uri: local path or s3://bucket/prefix")]
+SkipBadRows = Annotated[
+    bool, typer.Option("--skip-bad-rows", help="Go on without the manifest rows that cannot be used.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N images.")]
+Sample = Annotated[
+    int | None,
+    typer.Option("--sample", min=1, metavar="N", help="Only N images, spread over the manifest and every sweep point."),
+]
+
+
+def load(path: Path | None, settings: list[str] | None, **keys: str | None) -> Job:
+    """The job of a command line; ``keys`` are dotted job keys with ``__`` for the dot."""
+    given: list[tuple[str, Any]] = []
+    for name, value in keys.items():
+        if value is not None:
+            key = name.replace("__", ".")
+            given.append((key, value.split(",") if key in ("sweep.schedulers", "sweep.sizes") else value))
+    given += [parse_setting(text) for text in settings or ()]
+    return load_job(path, given, date.today())

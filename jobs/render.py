@@ -1,0 +1,86 @@
+"""``darkroom render``: plan, render what is missing, commit, finalize."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs import options
+from pipeline.errors import InputError
+from pipeline.prepare import prepare
+
+if TYPE_CHECKING:
+    from pipeline.distributed.launch import Report
+
+
+def render(
+    job: options.JobFile = None,
+    settings: options.Settings = None,
+    manifest: options.ManifestOption = None,
+    model: options.Model = None,
+    seeds: options.Seeds = None,
+    guidance_scales: options.GuidanceScales = None,
+    steps: options.Steps = None,
+    schedulers: options.Schedulers = None,
+    sizes: options.Sizes = None,
+    output: options.Output = None,
+    skip_bad_rows: options.SkipBadRows = False,
+    limit: options.Limit = None,
+    sample: options.Sample = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="Ray cluster to use; also RAY_ADDRESS. Without, a Ray is started here."),
+    ] = None,
+) -> None:
+    """Render every image of a job that is not committed yet. The same command again continues.
+
+    Example: darkroom render jobs/demo.yaml
+    """
+    given = options.load(
+        job, settings, manifest=manifest, model__id=model, sweep__seeds=seeds, sweep__guidance_scales=guidance_scales,
+        sweep__num_inference_steps=steps, sweep__schedulers=schedulers, sweep__sizes=sizes, output__uri=output,
+    )  # fmt: skip
+    if limit is not None and sample is not None:
+        raise InputError("--limit and --sample exclude each other", allowed="one of them")
+    prepared = prepare(given, skip_bad_rows=skip_bad_rows)
+    for row in prepared.rejected:
+        typer.echo(f"skipped: {row}", err=True)
+    if not prepared.manifest.rows:
+        typer.echo("warning: the manifest is empty; there is nothing to render", err=True)
+        return
+
+    # Imported late: bad input is told about before torch and Ray are loaded, which takes seconds.
+    from jobs.progress import Display
+    from pipeline.distributed.launch import LaunchOptions, launch
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom" / "digests"
+    chosen = LaunchOptions(
+        address=address or os.environ.get("RAY_ADDRESS"), cache_folder=cache, limit=limit, sample=sample
+    )
+    with Display() as display:
+        report = launch(prepared, chosen, display.tell, display.update)
+    typer.echo(_as_text(report))
+    if report.failed > given.render.allowed_failures:
+        raise typer.Exit(3)
+
+
+def _as_text(report: "Report") -> str:
+    from jobs.progress import duration
+
+    pace = f" ({report.images_per_s:.2f} images/s)" if report.images_per_s else ""
+    lines = [
+        f"rendered   {report.ok:,} images in {duration(report.elapsed_s)}{pace}",
+        f"committed  {report.finalized.ok:,} images in {report.output_uri}",
+        f"workers    {report.workers}, the model was loaded {report.model_loads} time(s)",
+    ]
+    if report.rejected_rows:
+        lines.append(f"skipped    {report.rejected_rows:,} manifest rows that cannot be used")
+    if report.already_failed:
+        lines.append(f"failed     {report.already_failed:,} images in earlier launches; not tried again")
+    if report.failed:
+        lines.append(f"failed     {report.failed:,} images in this launch:")
+        lines += [
+            f"  - {row['prompt_id']} ({row['task_id']}): {row['verdict']}, {row['error']}" for row in report.failures
+        ]
+    return "\n".join(lines)
