@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -13,15 +14,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 import pipeline
-from pipeline.distributed.shards import ShardPlan
-from pipeline.distributed.waves import Pool, cluster_cpus, cluster_gpus, connect, run_wave
-from pipeline.distributed.worker import WorkerSpec
+from pipeline.distributed.spec import Pool, WorkerSpec
 from pipeline.errors import JobBrokenError, OutputError, StoreError
 from pipeline.identity import IdSet, ids_from_bytes
 from pipeline.model.facts import weights_dtype
 from pipeline.model.fingerprint import DigestCache, fingerprint
+from pipeline.model.resolve import ModelSource
 from pipeline.output.finalize import Finalized, finalize
-from pipeline.output.index import load_index
+from pipeline.output.index import CommittedIndex, load_index
 from pipeline.output.launch_note import LaunchNote, write_note
 from pipeline.output.part import RunFacts
 from pipeline.output.run import NumericsProfile, Run, check_same_pixels, numerics_warnings, read_run, write_run
@@ -34,7 +34,7 @@ from pipeline.storage.base import ObjectStore
 from pipeline.storage.location import open_store
 
 MAX_WAVES = 5
-CPU_ROWS = 16
+DEFAULT_ROWS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,85 +96,149 @@ def launch(prepared: Prepared, options: LaunchOptions, tell: Tell, on_progress: 
     began = time.monotonic()
     store = _open_output(prepared)
     tell(f"resolving model {prepared.source.model_id}")
+    model = _find_model(prepared, options)
+    known = read_run(store)
+    selection = select(prepared, limit=options.limit, sample=options.sample)
+    waves = None
+    work = None if known is None else _work(prepared, _same(known, prepared, model, store), selection, store)
+    if work is None or work.missing.images:
+        _waves_module().connect(options.address)
+        pool = _pool(prepared)
+        run = _bind(store, known, prepared, model, pool, tell)
+        work = work or _work(prepared, run, selection, store)
+        waves = _render(prepared, work, run, pool, store, options, model, tell, on_progress)
+    tell("finalizing")
+    return _report(store, prepared, work, waves, finalize(store), time.monotonic() - began)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ModelFiles:
+    source: ModelSource
+    folder: Path
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What a launch is about and how much of it is there already."""
+
+    space: Space
+    selection: Selection
+    index: CommittedIndex
+    whole: Amount
+    missing: Amount
+
+
+def _find_model(prepared: Prepared, options: LaunchOptions) -> _ModelFiles:
     source = prepared.source.pinned()
     folder = source.folder()
     digest = fingerprint(folder, DigestCache(options.cache_folder))
-    known = read_run(store)
-    connect(options.address)
-    pool = _pool(prepared)
-    numerics = NumericsProfile(
-        rows=_rows(prepared, known),
-        threads=pool.cpus,
-        device="cuda" if pool.gpus else "cpu",
-        versions=library_versions(),
-    )
-    dtype = _dtype(prepared, known, folder, pool)
-    run = _bind(store, known, prepared, digest, dtype, numerics, source.revision, tell)
+    return _ModelFiles(source=source, folder=folder, fingerprint=digest)
+
+
+def _same(known: Run, prepared: Prepared, model: _ModelFiles, store: ObjectStore) -> Run:
+    """The known run, if this job's pixels are decided by the same settings."""
+    wanted = prepared.job.model.dtype
+    dtype = known.constants.dtype if wanted == "auto" else wanted
+    check_same_pixels(known, prepared.constants(model.fingerprint, dtype), store.uri)
+    return known
+
+
+def _work(prepared: Prepared, run: Run, selection: Selection, store: ObjectStore) -> _Work:
     space = Space(axes=prepared.axes, family=prepared.model.family, run_digest=run.constants.digest())
-    selection = select(prepared, limit=options.limit, sample=options.sample)
     index = load_index(store)
-    committed = index.all()
-    whole, missing = _amounts(prepared, space, selection, committed)
-    workers = min(pool.workers, max(1, missing.images // max(1, numerics.rows // 2)))
-    note = LaunchNote(
-        launch_id=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}",
-        started_at=datetime.now(UTC).isoformat(),
-        planned=whole.images,
-        to_render=missing.images,
-        rejected_rows=len(prepared.rejected_rows),
-        workers=workers,
-    )
+    whole, missing = _amounts(prepared, space, selection, index.all())
+    return _Work(space=space, selection=selection, index=index, whole=whole, missing=missing)
+
+
+def _render(
+    prepared: Prepared,
+    work: _Work,
+    run: Run,
+    pool: Pool,
+    store: ObjectStore,
+    options: LaunchOptions,
+    model: _ModelFiles,
+    tell: Tell,
+    on_progress: Callable[[Progress], None],
+) -> "_Waves":
+    """All waves, between the two notes of the launch."""
+    rows = _rows(prepared, run)
+    # A worker that could not fill its batch once would only cost the loading of another model.
+    workers = min(pool.workers, max(1, -(-work.missing.images // (rows // 2))))
+    done = work.whole.images - work.missing.images
+    tell(f"{work.missing.images:,} images to render, {done:,} already committed; {workers} worker(s)")
+    note = _note(prepared, work, workers)
     write_note(store, note)
     spec = WorkerSpec(
-        model=source,
+        model=model.source,
         facts=RunFacts(
             model_id=run.model_id,
-            model_fingerprint=digest,
-            dtype=dtype,
+            model_fingerprint=model.fingerprint,
+            dtype=run.constants.dtype,
             darkroom_version=pipeline.__version__,
         ),
         output_uri=store.uri,
         s3=s3_settings(prepared.job),
-        device=numerics.device,
-        rows=numerics.rows,
+        device="cuda" if pool.gpus else "cpu",
+        rows=rows,
         threads=pool.cpus,
         cache_folder=options.cache_folder,
     )
-    tell(f"{missing.images} images to render, {whole.images - missing.images} already committed; {workers} worker(s)")
-    waves = _Waves(prepared, space, selection, spec, replace(pool, workers=workers), missing, on_progress)
-    if missing.images:
-        tell("loading the model on the workers")
-        waves.run(committed)
-    tell("finalizing")
-    finalized = finalize(store)
-    elapsed = time.monotonic() - began
-    write_note(
-        store,
-        replace(
-            note,
-            finished_at=datetime.now(UTC).isoformat(),
-            ok=waves.progress.ok,
-            failed=waves.progress.failed,
-            images_per_s=waves.images_per_s,
-            evaluations_per_s=waves.evaluations_per_s,
-        ),
-    )
-    return Report(
-        output_uri=store.uri,
-        planned=whole.images,
-        already_committed=whole.images - missing.images,
-        already_failed=len(index.failed),
+    waves = _Waves(prepared, work, spec, replace(pool, workers=workers), on_progress)
+    tell(f"loading the model on {workers} worker(s)")
+    waves.run()
+    finished = replace(
+        note,
+        finished_at=datetime.now(UTC).isoformat(),
         ok=waves.progress.ok,
         failed=waves.progress.failed,
-        failures=tuple(waves.failures),
+        images_per_s=waves.per_second(waves.progress.images),
+        evaluations_per_s=waves.per_second(waves.progress.evaluations),
+    )
+    write_note(store, finished)
+    return waves
+
+
+def _note(prepared: Prepared, work: _Work, workers: int) -> LaunchNote:
+    now = datetime.now(UTC)
+    return LaunchNote(
+        launch_id=f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}",
+        started_at=now.isoformat(),
+        planned=work.whole.images,
+        to_render=work.missing.images,
         rejected_rows=len(prepared.rejected_rows),
-        workers=len(waves.seen_workers) or workers,
-        model_loads=len(waves.seen_loads),
-        elapsed_s=elapsed,
-        images_per_s=waves.images_per_s,
-        waves=waves.count,
+        workers=workers,
+    )
+
+
+def _report(
+    store: ObjectStore, prepared: Prepared, work: _Work, waves: "_Waves | None", finalized: Finalized, elapsed_s: float
+) -> Report:
+    progress = waves.progress if waves else Progress(total=Amount())
+    return Report(
+        output_uri=store.uri,
+        planned=work.whole.images,
+        already_committed=work.whole.images - work.missing.images,
+        already_failed=len(work.index.failed),
+        ok=progress.ok,
+        failed=progress.failed,
+        failures=tuple(waves.failures) if waves else (),
+        rejected_rows=len(prepared.rejected_rows),
+        workers=len(waves.seen_workers) if waves else 0,
+        model_loads=len(waves.seen_loads) if waves else 0,
+        elapsed_s=elapsed_s,
+        images_per_s=waves.per_second(progress.images) if waves else None,
+        waves=waves.count if waves else 0,
         finalized=finalized,
     )
+
+
+def _waves_module() -> ModuleType:
+    """Loads torch and Ray, several seconds: only a launch that has something to render pays for it."""
+    from pipeline.distributed import waves
+
+    return waves
 
 
 class _Waves:
@@ -183,16 +247,14 @@ class _Waves:
     def __init__(
         self,
         prepared: Prepared,
-        space: Space,
-        selection: Selection,
+        work: _Work,
         spec: WorkerSpec,
         pool: Pool,
-        missing: Amount,
         on_progress: Callable[[Progress], None],
     ) -> None:
-        self._prepared, self._space, self._selection, self._spec, self._pool = prepared, space, selection, spec, pool
+        self._prepared, self._work, self._spec, self._pool = prepared, work, spec, pool
         self._on_progress = on_progress
-        self.progress = Progress(total=missing)
+        self.progress = Progress(total=work.missing)
         self.failures: list[dict[str, object]] = []
         self.seen_workers: set[str] = set()
         self.seen_loads: set[str] = set()
@@ -200,17 +262,13 @@ class _Waves:
         self._done: list[NDArray[np.uint64]] = []
         self._busy_s = 0.0
 
-    @property
-    def images_per_s(self) -> float | None:
-        return self.progress.images / self._busy_s if self.progress.images else None
+    def per_second(self, amount: int) -> float | None:
+        """An amount over the time of all waves, loading included."""
+        return amount / self._busy_s if self._busy_s else None
 
-    @property
-    def evaluations_per_s(self) -> float | None:
-        return self.progress.evaluations / self._busy_s if self.progress.images else None
-
-    def run(self, committed: IdSet) -> None:
+    def run(self) -> None:
         """Ends when nothing is missing; Ray reporting success proves nothing, the ids do."""
-        missing = self.progress.total
+        committed, missing = self._work.index.all(), self._work.missing
         while missing.images:
             if self.count == MAX_WAVES:
                 raise JobBrokenError(f"{missing.images} images have no outcome after {MAX_WAVES} waves")
@@ -221,19 +279,19 @@ class _Waves:
             self._busy_s += time.monotonic() - began
             committed = committed.union(self._done)
             self._done = []
-            missing = _amounts(self._prepared, self._space, self._selection, committed)[1]
+            missing = _amounts(self._prepared, self._work.space, self._work.selection, committed)[1]
 
     def _wave(self, committed: IdSet, missing: Amount) -> Iterator[pa.Table]:
         images = self._prepared.job.render.shard_images
-        plan = ShardPlan(
+        plan = _waves_module().ShardPlan(
             manifest=self._prepared.manifest,
-            space=self._space,
-            selection=self._selection,
+            space=self._work.space,
+            selection=self._work.selection,
             size=shard_size(
                 missing, self._pool.workers, max(1, self._spec.rows // 2), None if images == "auto" else images
             ),
         )
-        return run_wave(plan, self._prepared.points, committed, self._spec, self._pool)
+        return _waves_module().run_wave(plan, self._prepared.points, committed, self._spec, self._pool)
 
     def _take(self, outcomes: pa.Table) -> None:
         self._done.append(ids_from_bytes(bytes.fromhex("".join(outcomes["task_id"].to_pylist()))))
@@ -263,52 +321,44 @@ def _open_output(prepared: Prepared) -> ObjectStore:
 
 def _pool(prepared: Prepared) -> Pool:
     workers = prepared.job.workers
+    cluster_gpus, cluster_cpus = _waves_module().cluster_gpus, _waves_module().cluster_cpus
     gpus = float(cluster_gpus() > 0) if workers.gpus == "auto" else workers.gpus
     available = cluster_gpus() / gpus if gpus else cluster_cpus() / workers.cpus
     count = max(1, int(available)) if workers.count == "auto" else workers.count
     return Pool(workers=count, gpus=gpus, cpus=workers.cpus)
 
 
-def _rows(prepared: Prepared, known: Run | None) -> int:
-    if prepared.job.render.rows != "auto":
-        return prepared.job.render.rows
-    return known.numerics.rows if known else CPU_ROWS
+def _rows(prepared: Prepared, run: Run) -> int:
+    """Rows of the denoiser's batch: as the job says, else as when the run began."""
+    given = prepared.job.render.rows
+    return run.numerics.rows if given == "auto" else given
 
 
-def _dtype(prepared: Prepared, known: Run | None, folder: Path, pool: Pool) -> str:
+def _dtype(prepared: Prepared, folder: Path, pool: Pool) -> str:
     """``auto`` is resolved once, when the run starts; it never looks at the kind of GPU."""
     wanted = prepared.job.model.dtype
     if wanted != "auto":
         return wanted
-    if known:
-        return known.constants.dtype
     if not pool.gpus:
         return "float32"
     stored = weights_dtype(folder)
     return stored if stored != "float32" else "bfloat16"
 
 
-def _bind(
-    store: ObjectStore,
-    known: Run | None,
-    prepared: Prepared,
-    digest: str,
-    dtype: str,
-    numerics: NumericsProfile,
-    revision: str | None,
-    tell: Tell,
-) -> Run:
-    """The run at this output: the known one if it is the same, else a new one."""
-    constants = prepared.constants(digest, dtype)
+def _bind(store: ObjectStore, known: Run | None, prepared: Prepared, model: _ModelFiles, pool: Pool, tell: Tell) -> Run:
+    """The run at this output: the known one, with a warning where this launch computes otherwise, else a new one."""
+    given = prepared.job.render.rows
+    rows = (known.numerics.rows if known else DEFAULT_ROWS) if given == "auto" else given
+    device = "cuda" if pool.gpus else "cpu"
+    numerics = NumericsProfile(rows=rows, threads=pool.cpus, device=device, versions=library_versions())
     if known is not None:
-        check_same_pixels(known, constants, store.uri)
         for warning in numerics_warnings(known, numerics):
             tell(f"warning: {warning}")
         return known
     run = Run(
         model_id=prepared.source.model_id,
-        model_revision=revision,
-        constants=constants,
+        model_revision=model.source.revision,
+        constants=prepared.constants(model.fingerprint, _dtype(prepared, model.folder, pool)),
         numerics=numerics,
         job=prepared.job.model_dump(mode="json"),
         created_at=datetime.now(UTC).isoformat(),

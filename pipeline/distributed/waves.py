@@ -2,15 +2,16 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipeline.distributed.shards import ShardPlan, ShardSource
-from pipeline.distributed.worker import RenderWorker, WorkerSpec
+from pipeline.distributed.spec import Pool, WorkerSpec
+from pipeline.distributed.worker import RenderWorker
 from pipeline.errors import DarkroomError, JobBrokenError
 from pipeline.identity import IdSet
 
@@ -18,22 +19,15 @@ PLANNING_CPUS = 2
 """Logical CPUs a local Ray gets on top, so that planning never waits for a worker to end."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
-    """The workers of a launch."""
-
-    workers: int
-    gpus: float
-    """Per worker."""
-    cpus: int
-    """Per CPU worker: threads, and what Ray reserves."""
-
-
 def connect(address: str | None) -> None:
     """Join the cluster at ``address``, or start a Ray of our own on this machine's loopback."""
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Ray Data's advice on pool and block sizes; ours follow from the plan.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.data\.")
     if ray.is_initialized():
         return
-    quiet = {"logging_level": logging.WARNING, "log_to_driver": False}
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is not None:
         ray.init(address=address, **quiet)
         return
@@ -78,10 +72,10 @@ def run_wave(
             fn_constructor_args=(spec,),
             batch_size=None,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=2),
-            max_concurrency=2,
-            max_restarts=-1,
-            max_task_retries=-1,
+            # One shard runs while the next waits inside the same actor; Ray Data restarts dead actors without end.
+            compute=ActorPoolStrategy(
+                size=pool.workers, max_tasks_in_flight_per_actor=2, max_concurrent_calls_per_actor=2
+            ),
             **reserved,
         )
     )

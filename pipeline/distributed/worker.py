@@ -4,44 +4,25 @@ import asyncio
 import os
 import socket
 import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pyarrow as pa
 import torch
 
 from pipeline.distributed.runner import ShardRunner
 from pipeline.distributed.shards import unpack
+from pipeline.distributed.spec import WorkerSpec
 from pipeline.errors import ModelError
 from pipeline.model.fingerprint import DigestCache, fingerprint
-from pipeline.model.resolve import ModelSource
-from pipeline.output.part import PartWriter, RunFacts
+from pipeline.output.part import PartWriter
 from pipeline.rendering.engine import Engine
 from pipeline.rendering.loading import load_model
 from pipeline.storage.location import open_store
-from pipeline.storage.s3 import S3Settings
 
 OUTCOME_COLUMNS = (
     "task_id", "status", "verdict", "error", "prompt_id", "manifest_file", "manifest_row", "file_bytes", "render_s",
     "encode_s",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSpec:
-    """What a worker is told once."""
-
-    model: ModelSource
-    facts: RunFacts
-    output_uri: str
-    s3: S3Settings
-    device: str
-    """``cpu`` or ``cuda``"""
-    rows: int
-    threads: int
-    cache_folder: Path
 
 
 class RenderWorker:
@@ -70,8 +51,3 @@ class RenderWorker:
         for name, value in self._identity.items():
             outcomes = outcomes.append_column(name, pa.array([value] * outcomes.num_rows, pa.string()))
         return outcomes
-
-
-def distinct(tables: Iterable[pa.Table], column: str) -> int:
-    """How many different values a column of outcome tables has."""
-    return len({value for table in tables for value in table[column].unique().to_pylist()})

@@ -1,0 +1,34 @@
+"""What a launch decides about its workers, as values: this module loads neither torch nor Ray."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.model.resolve import ModelSource
+from pipeline.output.part import RunFacts
+from pipeline.storage.s3 import S3Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """The workers of a launch."""
+
+    workers: int
+    gpus: float
+    """Per worker."""
+    cpus: int
+    """Per CPU worker: threads, and what Ray reserves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """What a worker is told once."""
+
+    model: ModelSource
+    facts: RunFacts
+    output_uri: str
+    s3: S3Settings
+    device: str
+    """``cpu`` or ``cuda``"""
+    rows: int
+    threads: int
+    cache_folder: Path
