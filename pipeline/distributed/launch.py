@@ -291,7 +291,10 @@ class _Waves:
                 missing, self._pool.workers, max(1, self._spec.rows // 2), None if images == "auto" else images
             ),
         )
-        return _waves_module().run_wave(plan, self._prepared.points, committed, self._spec, self._pool)
+        outcomes: Iterator[pa.Table] = _waves_module().run_wave(
+            plan, self._prepared.points, committed, self._spec, self._pool
+        )
+        return outcomes
 
     def _take(self, outcomes: pa.Table) -> None:
         self._done.append(ids_from_bytes(bytes.fromhex("".join(outcomes["task_id"].to_pylist()))))
