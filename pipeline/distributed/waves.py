@@ -28,16 +28,19 @@ def connect(address: str | None) -> None:
     if ray.is_initialized():
         return
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address is not None:
-        ray.init(address=address, **quiet)
-        return
-    ray.init(
-        address="local",
-        num_cpus=(os.cpu_count() or 1) + PLANNING_CPUS,
-        include_dashboard=False,
-        _node_ip_address="127.0.0.1",
-        **quiet,
-    )
+    try:
+        if address is not None:
+            ray.init(address=address, **quiet)
+            return
+        ray.init(
+            address="local",
+            num_cpus=(os.cpu_count() or 1) + PLANNING_CPUS,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            **quiet,
+        )
+    except (ray.exceptions.RayError, ConnectionError, TimeoutError) as error:
+        raise JobBrokenError(f"Ray at {address or 'this machine'} cannot be used: {error}") from error
 
 
 def cluster_gpus() -> float:
