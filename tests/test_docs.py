@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -41,8 +42,6 @@ def test_every_metadata_column_is_documented() -> None:
 
 
 def test_the_readmes_job_file_loads(tmp_path: Path) -> None:
-    from datetime import date
-
     (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     (tmp_path / "job.yaml").write_text(block)
     job = load_job(tmp_path / "job.yaml", [], date(2026, 1, 2))
@@ -53,21 +52,15 @@ def test_the_readmes_job_file_loads(tmp_path: Path) -> None:
 def test_the_readmes_commands_run(tmp_path: Path) -> None:
     """All but the rendering itself, which the end-to-end tests do at length."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    lines = [
-        line
-        for block in blocks
-        for line in block.splitlines()
-        if not line.startswith((". ", "make", "darkroom render"))
-    ]
-    lines = [line for line in lines if not line.startswith("darkroom status")]
+    elsewhere = (". ", "make", "darkroom render", "darkroom status")
+    lines = [line for block in blocks for line in block.splitlines() if not line.startswith(elsewhere)]
     script = "\n".join(line.replace("darkroom", f"{sys.executable} -m jobs") for line in lines)
-    assert "manifest build" in script
-    assert "plan" in script
-    done = subprocess.run(
-        ["bash", "-euc", script], cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True
-    )  # fmt: skip
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    command = ["bash", "-euc", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "32 images" in re.sub(r" +", " ", done.stdout) or "planned" in done.stdout
+    assert "mine.parquet: 2 prompt rows" in done.stdout
+    assert "planned    32 images" in done.stdout
 
 
 def test_links_lead_somewhere() -> None:

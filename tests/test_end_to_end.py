@@ -172,7 +172,7 @@ def test_another_dtype_is_refused(darkroom: Darkroom, digests: Mapping[str, str]
 
 def test_bad_rows_are_skipped_and_a_failing_task_is_a_failed_row(darkroom: Darkroom) -> None:
     rows = [{"prompt": f"a red circle {n}", "scheduler": None} for n in range(6)]
-    rows[1]["prompt"] = rows[4]["prompt"] = None  # type: ignore[assignment]  # that is what is wrong with them
+    rows[1]["prompt"] = rows[4]["prompt"] = None
     rows[2]["scheduler"] = "lms"  # needs scipy, which is not among the requirements
     write_manifest(darkroom.folder / "bad.parquet", rows)
     words = ("render", "--manifest", "bad.parquet", "--steps", "2", "-o", "bad-out")

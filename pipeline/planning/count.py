@@ -123,8 +123,18 @@ def _row_keys(batch: pa.Table, row_points: list[Points]) -> Ids:
 
 
 def _repeated(keys: list[Ids], numbers: list[Rows]) -> Rows:
-    """The numbers of rows whose key occurred in an earlier row."""
-    key, number = np.concatenate(keys), np.concatenate(numbers)
+    """The numbers of rows whose key occurred in an earlier row.
+
+    Sorts half keys first: where no two are equal, as in most manifests, nothing more is held in memory.
+    """
+    halves = np.sort(np.concatenate([key[:, 0] for key in keys]))
+    twice = np.unique(halves[1:][halves[1:] == halves[:-1]])
+    del halves
+    if not len(twice):
+        return np.empty(0, np.int64)
+    chosen = [np.isin(key[:, 0], twice) for key in keys]
+    key = np.concatenate([key[mask] for key, mask in zip(keys, chosen, strict=True)])
+    number = np.concatenate([rows[mask] for rows, mask in zip(numbers, chosen, strict=True)])
     order = np.lexsort((number, key[:, 1], key[:, 0]))
     ordered = key[order]
     same = (ordered[1:] == ordered[:-1]).all(axis=1)

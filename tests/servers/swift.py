@@ -66,7 +66,7 @@ def install() -> None:
     if ready.exists() and ready.read_text() == " ".join(REQUIREMENTS):
         return
     subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=True)
-    pip = [ENVIRONMENT / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [str(ENVIRONMENT / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, *REQUIREMENTS], check=True)
     ready.write_text(" ".join(REQUIREMENTS))
 
@@ -93,7 +93,7 @@ class SwiftServer:
             self._build()
         for kind in self._ports:
             with (self._folder / f"{kind}.log").open("ab") as log:
-                command = [ENVIRONMENT / "bin" / f"swift-{kind}-server", self._folder / f"{kind}.conf"]
+                command = [str(ENVIRONMENT / "bin" / f"swift-{kind}-server"), str(self._folder / f"{kind}.conf")]
                 self._processes.append(subprocess.Popen(command, stdout=log, stderr=log))
         self._wait()
 
