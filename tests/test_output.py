@@ -1,0 +1,190 @@
+"""The commit and what is read back from it, on a real directory, with outcomes as the engine makes them."""
+
+import io
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline.errors import JobBrokenError, RunMismatchError, StoreUnavailableError
+from pipeline.identity import RunConstants, ids_from_bytes, part_id
+from pipeline.output.encode import pixel_sha256
+from pipeline.output.finalize import finalize, one_per_task
+from pipeline.output.index import load_index, write_segment
+from pipeline.output.layout import part_key
+from pipeline.output.part import PartWriter, RunFacts
+from pipeline.output.run import NumericsProfile, Run, check_same_pixels, numerics_warnings, read_run, write_run
+from pipeline.planning.tasks import TASK_FIELDS
+from pipeline.recipe import Recipe, RenderTask
+from pipeline.rendering.results import Failed, Rendered
+from pipeline.storage.local import LocalStore
+
+FACTS = RunFacts(model_id="m", model_fingerprint="f" * 32, dtype="float32", darkroom_version="0")
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def shard_of(*numbers: int) -> pa.Table:
+    fields = [
+        pa.field("prompt", pa.string()),
+        pa.field("manifest_file", pa.string()),
+        pa.field("manifest_row", pa.int64()),
+    ]
+    rows = [
+        {
+            "prompt": f"p{n}", "manifest_file": "m.parquet", "manifest_row": n, "task_id": bytes([n]) * 16, "seed": n,
+            "guidance_scale": 2.0, "num_inference_steps": 5, "scheduler": "ddim", "width": 8, "height": 8,
+            "evaluations": 10, "theme": "x",
+        }
+        for n in numbers
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=pa.schema([*fields, *TASK_FIELDS, pa.field("theme", pa.string())]))
+
+
+def task(number: int) -> RenderTask:
+    recipe = Recipe(
+        prompt=f"p{number}", negative_prompt=None, seed=number, guidance_scale=2.0, num_inference_steps=5,
+        scheduler="ddim", width=8, height=8,
+    )  # fmt: skip
+    return RenderTask(task_id=(bytes([number]) * 16).hex(), recipe=recipe)
+
+
+def rendered(number: int, shade: int = 0) -> Rendered:
+    pixels = np.full((8, 8, 3), number + shade, np.uint8)
+    return Rendered(task=task(number), pixels=pixels, prompt_truncated=False, rows=16, render_s=0.1, device="cpu")
+
+
+def failed(number: int) -> Failed:
+    return Failed(task=task(number), stage="decode", verdict="nan_latents", error="NaN: no")
+
+
+def commit(store: LocalStore, *outcomes: Rendered | Failed, at: datetime = START) -> pa.Table:
+    numbers = [outcome.task.recipe.seed for outcome in outcomes]
+    writer = PartWriter(store, shard_of(*numbers), FACTS, lambda: at)
+    for outcome in reversed(outcomes):
+        writer.put(outcome)
+    return writer.commit()
+
+
+def test_a_part_names_what_is_there(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    table = commit(store, rendered(3), failed(4), rendered(5))
+    assert table["status"].to_pylist() == ["ok", "failed", "ok"]
+    assert table["theme"].to_pylist() == ["x"] * 3
+    row = table.to_pylist()[0]
+    picture = np.asarray(Image.open(io.BytesIO(store.get(row["file_name"]))))
+    assert pixel_sha256(picture) == row["pixel_sha256"]
+    assert row["file_name"].endswith(f"{row['task_id']}-{row['file_sha256'][:8]}.png")
+    assert store.head(part_key(row["part_id"])) is not None
+    assert row["part_id"] == part_id([bytes([n]) * 16 for n in (3, 4, 5)])
+
+
+def test_a_subset_is_a_part_of_its_own(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    writer = PartWriter(store, shard_of(1, 2, 3), FACTS, lambda: START)
+    writer.put(rendered(2))
+    assert writer.commit()["part_id"].to_pylist() == [part_id([bytes([2]) * 16])]
+    assert writer.committed() is None
+    again = PartWriter(store, shard_of(2), FACTS, lambda: START)
+    done = again.committed()
+    assert done is not None
+    assert done.num_rows == 1
+
+
+def test_nothing_is_committed_before_the_part_is_there(tmp_path: Path) -> None:
+    class Dying(LocalStore):
+        """Fails at its n-th put."""
+
+        left = 0
+
+        def put(self, key: str, body: bytes) -> None:
+            if self.left == 0:
+                raise StoreUnavailableError("gone")
+            self.left -= 1
+            super().put(key, body)
+
+    for survived in range(3):
+        store = Dying(tmp_path / str(survived))
+        store.left = survived
+        with pytest.raises(StoreUnavailableError):
+            commit(store, rendered(1), rendered(2))
+        assert len(load_index(store).all()) == 0
+        commit(LocalStore(tmp_path / str(survived)), rendered(1), rendered(2))
+        assert len(load_index(store).ok) == 2
+
+
+def test_index_with_and_without_segments(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    commit(store, rendered(1), failed(2))
+    before = load_index(store)
+    assert (len(before.ok), len(before.failed), len(before.uncovered)) == (1, 1, 1)
+    write_segment(store, before)
+    commit(store, rendered(2), rendered(3))
+    after = load_index(store)
+    assert (len(after.ok), len(after.failed), len(after.uncovered)) == (3, 0, 1)
+    write_segment(store, after)
+    assert load_index(store).uncovered == ()
+    assert after.ok.contains(ids_from_bytes(bytes([2]) * 16 + bytes([9]) * 16)).tolist() == [True, False]
+
+
+def test_a_broken_part_is_named(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    table = commit(store, rendered(1))
+    key = part_key(table["part_id"][0].as_py())
+    store.put(key, store.get(key)[:50])
+    with pytest.raises(JobBrokenError, match=key):
+        load_index(store)
+
+
+def test_finalize_has_one_row_a_task_in_manifest_order(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    commit(store, rendered(3), failed(2))
+    commit(store, rendered(2), rendered(1), at=START + timedelta(seconds=1))
+    commit(store, failed(3), failed(4))
+    made = finalize(store)
+    assert (made.ok, made.failed) == (3, 1)
+    table = pq.read_table(tmp_path / "metadata.parquet")
+    assert table["manifest_row"].to_pylist() == [1, 2, 3]
+    first = (tmp_path / "metadata.parquet").read_bytes()
+    finalize(store)
+    assert (tmp_path / "metadata.parquet").read_bytes() == first
+    assert pq.read_table(tmp_path / "failures.parquet")["manifest_row"].to_pylist() == [4]
+
+
+def test_the_latest_ok_row_wins_then_the_smaller_part(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    old = commit(store, rendered(1))
+    new = commit(store, rendered(1, shade=7), rendered(2), at=START + timedelta(seconds=5))
+    for rows in (pa.concat_tables([old, new]), pa.concat_tables([new, old])):
+        kept = {row["task_id"]: row for row in one_per_task(rows).to_pylist()}
+        assert len(kept) == 2
+        assert kept[task(1).task_id]["created_at"] == START + timedelta(seconds=5)
+
+
+def test_a_run_refuses_other_pixels_and_says_why(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    constants = RunConstants(model_fingerprint="a" * 32, dtype="float32", scheduler_config={"steps_offset": 1})
+    numerics = NumericsProfile(rows=16, threads=1, device="cpu", versions={"torch": "2"})
+    run = Run(
+        model_id="m",
+        model_revision=None,
+        constants=constants,
+        numerics=numerics,
+        job={},
+        created_at="",
+        darkroom_version="0",
+    )
+    assert read_run(store) is None
+    write_run(store, run)
+    assert read_run(store) == run
+    check_same_pixels(run, constants, "here")
+    other = RunConstants(model_fingerprint="a" * 32, dtype="float16", scheduler_config={"steps_offset": 0})
+    with pytest.raises(RunMismatchError) as caught:
+        check_same_pixels(run, other, "here")
+    assert "dtype: the run has 'float32', this job 'float16'" in str(caught.value)
+    assert "scheduler_config.steps_offset: the run has 1, this job 0" in str(caught.value)
+    (warning,) = numerics_warnings(run, NumericsProfile(rows=16, threads=1, device="cpu", versions={"torch": "3"}))
+    assert "versions.torch was '2'" in warning
