@@ -46,13 +46,13 @@ def test_facts_of_the_model() -> None:
 
 def test_it_draws_the_colours_it_is_told() -> None:
     """A few held-out prompts; ``python -m benchmarks.shapes_accuracy`` prints the whole table."""
-    scenes = held_out_prompts(42)[::6]
+    scenes = held_out_prompts(42)[::3]
     engine = Engine(load_model(BUILT_IN["shapes"], dtype="float32", device="cpu"), 16)
     tasks = [
         RenderTask(
             task_id=str(number),
             recipe=Recipe(
-                prompt=plain_caption(scene), negative_prompt=None, seed=number, guidance_scale=3.0,
+                prompt=plain_caption(scene), negative_prompt=None, seed=number, guidance_scale=2.0,
                 num_inference_steps=12, scheduler="ddim", width=128, height=128,
             ),
         )
@@ -62,4 +62,4 @@ def test_it_draws_the_colours_it_is_told() -> None:
     for outcome in engine.render(tasks):
         assert isinstance(outcome, Rendered)
         right += judge(outcome.pixels, scenes[int(outcome.task.task_id)])[0]
-    assert right >= len(scenes) - 1
+    assert right >= 0.75 * len(scenes)
