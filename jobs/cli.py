@@ -8,6 +8,7 @@ import typer
 
 import pipeline
 
+INTERRUPTED = 130
 _HERE = Path(__file__).resolve().parent.parent
 
 
@@ -66,13 +67,14 @@ def main() -> None:
         sys.stderr.write(f"error: {error.format_message()}\n  `--help` after the command shows what it takes\n")
         code = 2
     except (typer.Abort, KeyboardInterrupt):
-        sys.stderr.write("interrupted: what is committed stands; the same command continues\n")
-        code = 130
+        code = INTERRUPTED
     except DarkroomError as error:
         if debug:
             raise
         sys.stderr.write(f"error: {error}\n")
         code = 2 if isinstance(error, InputError) else 1
+    if code == INTERRUPTED:  # Typer turns Ctrl-C into this code itself
+        sys.stderr.write("interrupted: what is committed stands; the same command continues\n")
     sys.stdout.flush()
     sys.stderr.flush()
     raise SystemExit(code if isinstance(code, int) else 0)

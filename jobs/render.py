@@ -50,14 +50,16 @@ def render(
         typer.echo("warning: the manifest is empty; there is nothing to render", err=True)
         return
 
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        # Ray's core warns on the terminal of what Ray Data does by design; set this to `warning` to see it.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Imported late: bad input is told about before torch and Ray are loaded, which takes seconds.
     from jobs.progress import Display
     from pipeline.distributed.launch import LaunchOptions, launch
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom" / "digests"
-    chosen = LaunchOptions(
-        address=address or os.environ.get("RAY_ADDRESS"), cache_folder=cache, limit=limit, sample=sample
-    )
+    chosen = LaunchOptions(address=address, cache_folder=cache, limit=limit, sample=sample)
     with Display() as display:
         report = launch(prepared, chosen, display.tell, display.update)
     typer.echo(_as_text(report))

@@ -189,6 +189,21 @@ def test_bad_rows_are_skipped_and_a_failing_task_is_a_failed_row(darkroom: Darkr
     assert (status["ok"], status["failed"], status["remaining"]) == (3, 1, 0)
 
 
+def test_ctrl_c_exits_with_130_and_the_same_command_continues(darkroom: Darkroom, digests: Mapping[str, str]) -> None:
+    words = ("render", "--manifest", "m.parquet", *SWEEP, "-o", "stopped", "--set", "render.shard_images=2")
+    store = open_store(str(darkroom.folder / "stopped"))
+    process = darkroom.start(*words)
+    until = time.monotonic() + 120
+    while not list(store.list("metadata/")) and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted: what is committed stands" in err
+    darkroom.run(*words)
+    assert check_output(store, IMAGES) == digests
+
+
 def bad_job(folder: Path, text: str) -> str:
     path = folder / "job.yaml"
     path.write_text(text)

@@ -1,33 +1,28 @@
 """Make a manifest from CSV, TSV, JSONL or TXT, streamed, written whole or not at all."""
 
-import csv
-import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import ManifestError
-from pipeline.manifest.columns import ALIASES, check_reserved, checked_mapping, match_columns, ours_of
+from pipeline.errors import ManifestError, OutputError
+from pipeline.manifest.columns import check_mapped_exist, check_reserved, checked_mapping, match_columns, ours_of
+from pipeline.manifest.parse import CELLS, Cell
+from pipeline.manifest.sources import FORMATS, Format, Row
 
 ROW_GROUP_ROWS = 10_000
-_NUMBERS: Mapping[str, tuple[Callable[[str], Any], pa.DataType, str]] = {
-    "seed": (int, pa.uint64(), "a whole number"),
-    "num_inference_steps": (int, pa.uint32(), "a whole number"),
-    "width": (int, pa.uint32(), "a whole number of px"),
-    "height": (int, pa.uint32(), "a whole number of px"),
-    "guidance_scale": (float, pa.float64(), "a number"),
-}
+_REFUSED = (pa.ArrowException, OverflowError)
+"""What Arrow raises for Python values that are not of one type."""
 
-Row = tuple[int, dict[str, Any]]
-"""A line number, from 1, and the cells by our names."""
+Numbered = list[tuple[int, Row]]
+"""Rows with their line numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,159 +35,152 @@ class BuildReport:
 def build_manifest(
     source: Path, out: Path, *, columns: Mapping[str, str] | None = None, reserved: frozenset[str] = frozenset()
 ) -> BuildReport:
-    """Write the Parquet manifest ``out``. ``ManifestError`` names file, line and column of what cannot be read."""
-    readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".txt": _txt}
-    reader = readers.get(source.suffix.lower())
-    if reader is None:
-        allowed = ", ".join(readers)
-        raise ManifestError("this kind of file is not known", where=str(source), value=source.suffix, allowed=allowed)
+    """Write the Parquet manifest ``out``.
+
+    Raises ``ManifestError`` with file, line and column for what cannot be read, ``OutputError`` for what cannot be
+    written.
+    """
     mapping = checked_mapping(columns or {})
-    blank = [0]
+    kind = _format(source)
+    if out.suffix.lower() in FORMATS:
+        raise OutputError("a manifest is Parquet", where="OUT", value=str(out), allowed="a name that ends in .parquet")
+    types = _extra_types(source, kind, mapping)
+    check_mapped_exist(mapping, types, str(source))
+    match_columns(list(types), mapping, str(source))
+    check_reserved([name for name in types if ours_of(name, mapping) is None], reserved, str(source))
+    built = _Columns(source, types, mapping)
     try:
-        with source.open(encoding="utf-8-sig", newline="") as file:
-            rows = reader(file, source, mapping, reserved, blank)
-            written, names = _write(rows, out)
-    except FileNotFoundError:
-        raise ManifestError("there is no such file", where="SOURCE", value=str(source)) from None
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"this is not UTF-8: {error}", where=str(source)) from None
-    return BuildReport(rows=written, blank_lines=blank[0], columns=names)
+        rows, blank_lines = _write(kind.rows(source), built, out)
+    except OSError as error:
+        raise OutputError(f"the manifest cannot be written: {error.strerror}", where="OUT", value=str(out)) from None
+    return BuildReport(rows=rows, blank_lines=blank_lines, columns=tuple(built.schema.names))
 
 
-def _csv(
-    file: TextIO, source: Path, mapping: Mapping[str, str], reserved: frozenset[str], _: list[int]
-) -> Iterator[Row]:
-    return _separated(csv.reader(file, strict=True), source, mapping, reserved)
-
-
-def _tsv(
-    file: TextIO, source: Path, mapping: Mapping[str, str], reserved: frozenset[str], _: list[int]
-) -> Iterator[Row]:
-    """Tabs separate, quotes are characters like others: that is how TSV is written in the field (PartiPrompts)."""
-    return _separated(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), source, mapping, reserved)
-
-
-def _separated(reader: Any, source: Path, mapping: Mapping[str, str], reserved: frozenset[str]) -> Iterator[Row]:
-    try:
-        header: list[str] = next(reader, [])
-        names = _our_names(header, mapping, reserved, str(source))
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(names):
-                raise ManifestError(
-                    "a line has another number of cells than the header",
-                    where=f"{source}, line {reader.line_num}",
-                    value=len(cells),
-                    allowed=str(len(names)),
-                )
-            where = f"{source}, line {reader.line_num}"
-            yield reader.line_num, {n: _cell(n, c, where) for n, c in zip(names, cells, strict=True)}
-    except csv.Error as error:
-        raise ManifestError(f"this line cannot be read: {error}", where=f"{source}, line {reader.line_num}") from None
-
-
-def _jsonl(
-    file: TextIO, source: Path, mapping: Mapping[str, str], reserved: frozenset[str], blank: list[int]
-) -> Iterator[Row]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            blank[0] += 1
-            continue
-        try:
-            read = json.loads(line)
-        except ValueError as error:
-            raise ManifestError(f"this line is not JSON: {error}", where=f"{source}, line {number}") from None
-        if not isinstance(read, dict):
-            raise ManifestError("this line is not a JSON object", where=f"{source}, line {number}", value=read)
-        names = _our_names(list(read), mapping, reserved, f"{source}, line {number}")
-        yield number, dict(zip(names, read.values(), strict=True))
-
-
-def _txt(file: TextIO, _: Path, __: Mapping[str, str], ___: frozenset[str], blank: list[int]) -> Iterator[Row]:
-    for number, line in enumerate(file, 1):
-        if line.strip():
-            yield number, {"prompt": line.strip()}
-        else:
-            blank[0] += 1
-
-
-def _our_names(header: list[str], mapping: Mapping[str, str], reserved: frozenset[str], where: str) -> list[str]:
-    match_columns(header, mapping, where)
-    names = [ours_of(name, mapping) or name for name in header]
-    check_reserved(
-        [name for name, own in zip(header, names, strict=True) if name == own and ours_of(name, mapping) is None],
-        reserved,
-        where,
-    )
-    return names
-
-
-def _cell(name: str, cell: str, where: str) -> Any:
-    name = ALIASES.get(name, name)
-    if cell == "":
-        return None
-    if name == "seeds":
-        name, parts = "seed", cell.strip("[] ").replace(",", " ").split()
-        return [_cell(name, part, where) for part in parts]
-    if name not in _NUMBERS:
-        return cell
-    parse, _, allowed = _NUMBERS[name]
-    try:
-        return parse(cell)
-    except ValueError:
+def _format(source: Path) -> Format:
+    found = FORMATS.get(source.suffix.lower())
+    if found is None:
         raise ManifestError(
-            "this cell cannot be read", where=f"{where}, column {name}", value=cell, allowed=allowed
-        ) from None
+            "this kind of file is not known", where=str(source), value=source.suffix, allowed=", ".join(FORMATS)
+        )
+    return found
 
 
-def _write(rows: Iterator[Row], out: Path) -> tuple[int, tuple[str, ...]]:
+def _extra_types(source: Path, kind: Format, mapping: Mapping[str, str]) -> dict[str, pa.DataType]:
+    """Every column of the file, with the type of its values if it is not one of ours.
+
+    JSON has types, but no place that declares them: the whole file is read once to know them.
+    """
+    if kind.header is not None:
+        header = kind.header(source)
+        match_columns(header, mapping, str(source))  # before a dict hides a name that is there twice
+        return dict.fromkeys(header, pa.string())
+    types: dict[str, pa.DataType] = {}
+    for group in _groups(row for row in kind.rows(source) if row[1] is not None):
+        for name in dict.fromkeys(name for _, row in group for name in row):
+            before = types.get(name, pa.null())
+            types[name] = before if ours_of(name, mapping) else _wider(before, group, name, source)
+    return {name: _storable(kind, name, source) for name, kind in types.items()}
+
+
+def _wider(before: pa.DataType, group: Numbered, name: str, source: Path) -> pa.DataType:
+    """The type of the group's values and of those before: ints and floats together are floats."""
+
+    def attempt(values: Sequence[Any]) -> pa.DataType:
+        schemas = [pa.schema([(name, before)]), pa.schema([(name, pa.array(values).type)])]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(name).type
+
+    return _converted(group, name, attempt, source, before)
+
+
+def _converted(
+    group: Numbered, name: str, convert: Callable[[Sequence[Any]], Any], source: Path, kind: pa.DataType
+) -> Any:
+    """A column of the group, converted; the error names the first line that does not go with those above it."""
+    values = [row.get(name) for _, row in group]
+    try:
+        return convert(values)
+    except _REFUSED:
+        good, bad = 0, len(values)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        try:
+            convert(values[:middle])
+            good = middle
+        except _REFUSED:
+            bad = middle
+    raise ManifestError(
+        "the values of this column are not all of one type",
+        where=f"{source}, line {group[good][0]}, column {name}",
+        value=values[good],
+        allowed="values of one type" if pa.types.is_null(kind) else f"{kind}, as in the lines above",
+    )
+
+
+def _storable(kind: pa.DataType, name: str, source: Path) -> pa.DataType:
+    """A column without any value counts as text. Parquet has no objects without keys."""
+    if pa.types.is_null(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_storable(kind.value_type, name, source))
+    if pa.types.is_struct(kind):
+        if not kind.num_fields:
+            raise ManifestError("this column has objects without keys", where=f"{source}, column {name}", value={})
+        return pa.struct([(field.name, _storable(field.type, name, source)) for field in kind])
+    return kind
+
+
+class _Columns:
+    """The manifest's columns: from rows of the file to tables under our names."""
+
+    def __init__(self, source: Path, types: Mapping[str, pa.DataType], mapping: Mapping[str, str]) -> None:
+        self._source = source
+        self._ours = {name: ours_of(name, mapping) for name in types}
+        kinds = {name: CELLS[ours].kind if ours else types[name] for name, ours in self._ours.items()}
+        self.schema = pa.schema([(self._ours[name] or name, kind) for name, kind in kinds.items()])
+
+    def table(self, group: Numbered) -> pa.Table:
+        arrays = [self._array(group, name, field.type) for name, field in zip(self._ours, self.schema, strict=True)]
+        return pa.table(arrays, schema=self.schema)
+
+    def _array(self, group: Numbered, name: str, kind: pa.DataType) -> pa.Array:
+        ours = self._ours[name]
+        if ours is None:
+            return _converted(group, name, lambda values: pa.array(values, kind), self._source, kind)
+        return pa.array([self._parsed(CELLS[ours], row.get(name), line, name) for line, row in group], kind)
+
+    def _parsed(self, cell: Cell, value: Any, line: int, name: str) -> Any:
+        if value is None:
+            return None
+        try:
+            return cell.parse(value)
+        except ValueError:
+            where = f"{self._source}, line {line}, column {name}"
+            raise ManifestError("this cell cannot be read", where=where, value=value, allowed=cell.allowed) from None
+
+
+def _groups(rows: Iterator[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
+    while group := list(islice(rows, ROW_GROUP_ROWS)):
+        yield group
+
+
+def _write(lines: Iterator[tuple[int, Row | None]], columns: _Columns, out: Path) -> tuple[int, int]:
+    """The rows written and the blank lines left out."""
     out.parent.mkdir(parents=True, exist_ok=True)
     handle, unfinished = tempfile.mkstemp(prefix=".tmp-", dir=out.parent)
-    os.close(handle)
-    written, writer = 0, None
+    written = blank_lines = 0
     try:
-        while group := list(islice(rows, ROW_GROUP_ROWS)):
-            table = _table([cells for _, cells in group], writer.schema if writer else None, group[0][0])
-            writer = writer or pq.ParquetWriter(unfinished, table.schema, compression="zstd")
-            writer.write_table(table)
-            written += table.num_rows
-        if writer is None:
-            writer = pq.ParquetWriter(unfinished, pa.schema([("prompt", pa.string())]))
-        writer.close()
-        os.chmod(unfinished, 0o644)
+        with os.fdopen(handle, "wb") as file:
+            with pq.ParquetWriter(file, columns.schema, compression="zstd", write_page_checksum=True) as writer:
+                for group in _groups(lines):
+                    rows = [(line, row) for line, row in group if row is not None]
+                    writer.write_table(columns.table(rows))
+                    written, blank_lines = written + len(rows), blank_lines + len(group) - len(rows)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
         os.replace(unfinished, out)
     except BaseException:
         with suppress(OSError):
             os.unlink(unfinished)
         raise
-    return written, tuple(writer.schema.names)
-
-
-def _table(rows: list[dict[str, Any]], schema: pa.Schema | None, first_line: int) -> pa.Table:
-    names = schema.names if schema else list(dict.fromkeys(name for row in rows for name in row))
-    new = dict.fromkeys(name for row in rows for name in row if name not in names)
-    if new:
-        raise ManifestError("a column appears only later in the file", where=f"from line {first_line}", value=list(new))
-    arrays = []
-    for name in names:
-        kind = schema.field(name).type if schema else _kind(name, rows)
-        try:
-            arrays.append(pa.array([row.get(name) for row in rows], kind))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-            raise ManifestError(
-                f"the values of this column are not all of one type: {error}",
-                where=f"column {name}, from line {first_line}",
-                allowed=str(kind) if kind else None,
-            ) from None
-    return pa.table(arrays, names=names)
-
-
-def _kind(name: str, rows: list[dict[str, Any]]) -> pa.DataType | None:
-    """Ours have our types; others are strings as soon as one cell is, else what Arrow makes of them."""
-    if name in _NUMBERS:
-        return _NUMBERS[name][1]
-    if name == "seeds":
-        return pa.list_(pa.uint64())
-    values = [row.get(name) for row in rows]
-    return pa.string() if any(isinstance(v, str) for v in values) or all(v is None for v in values) else None
+    return written, blank_lines

@@ -1,5 +1,7 @@
 """From the cells of a file to the cells of a batch: each column checked, then given its type."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,6 +11,7 @@ from pipeline.manifest.rules import RowRules
 from pipeline.manifest.verdicts import Fault, Verdicts
 
 _BLANK_ALLOWED = "a text with something in it"
+_SEEDS = pa.list_(pa.uint64())
 
 
 def text(column: pa.Array, name: str, verdicts: Verdicts, *, required: bool = False) -> pa.Array:
@@ -67,18 +70,24 @@ def numbers(column: pa.Array, name: str, verdicts: Verdicts, high: float) -> pa.
 
 def seed_lists(column: pa.Array, name: str, verdicts: Verdicts, high: int) -> pa.Array:
     """Lists of distinct seeds; null keeps the sweep's."""
+    if pa.types.is_null(column.type):
+        return column.cast(_SEEDS)
+    lengths = pc.list_value_length(column).fill_null(-1).to_numpy(zero_copy_only=False)
+    rows = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
+    seeds, present = _integers(pc.list_flatten(column))
+    bad = lengths == 0
+    bad[rows[~present | (seeds < 0) | (seeds > high)]] = True
     allowed = f"a list of whole numbers from 0 to {high}, not empty, without null"
-    rows = column.to_pylist()
-    bad = np.array([row is not None and not _seeds_fit(row, high) for row in rows], np.bool_)
     verdicts.reject(bad, Fault(column=name, reason="unusable seeds", allowed=allowed, values=column))
-    kept = [None if row is None or unfit else list(dict.fromkeys(row)) for row, unfit in zip(rows, bad, strict=True)]
-    return pa.array(kept, pa.list_(pa.uint64()))
+    kept = _first_times(rows, seeds) & ~bad[rows]
+    return _lists(rows[kept], seeds[kept], (lengths >= 0) & ~bad)
 
 
 def single_seeds(column: pa.Array, name: str, verdicts: Verdicts, high: int) -> pa.Array:
     """One seed a row, as lists of one."""
     seeds = whole_numbers(column, name, verdicts, 0, high, pa.uint64())
-    return pa.array([None if seed is None else [seed] for seed in seeds.to_pylist()], pa.list_(pa.uint64()))
+    present = _mask(pc.is_valid(seeds))
+    return _lists(np.flatnonzero(present), seeds.drop_null().to_numpy(), present)
 
 
 def schedulers(column: pa.Array, name: str, verdicts: Verdicts, rules: RowRules) -> pa.Array:
@@ -97,8 +106,40 @@ def sides_together(width: pa.Array, height: pa.Array, name: str, verdicts: Verdi
     verdicts.reject(alone, Fault(column=name, reason="width or height alone", allowed="both, or neither", values=width))
 
 
-def _seeds_fit(row: list[int | None], high: int) -> bool:
-    return bool(row) and all(seed is not None and 0 <= seed <= high for seed in row)
+def untouched(column: pa.Array, name: str, verdicts: Verdicts, kind: pa.DataType) -> pa.Array:
+    """An extra column as it is, but for rows with broken text anywhere in them, which nobody could read back."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        broken = np.array([not _is_valid(column.take([row])) for row in range(len(column))], np.bool_)
+        verdicts.reject(broken, Fault(column=name, reason="not UTF-8", allowed="text in UTF-8", values=None))
+        column = column.take(pa.array(np.arange(len(column)), mask=broken))
+    return column.cast(kind)
+
+
+def _integers(column: pa.Array) -> tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]:
+    """The values, 0 for null, and which are not null."""
+    column = column.cast(pa.int64()) if pa.types.is_null(column.type) else column
+    return column.fill_null(0).to_numpy(zero_copy_only=False), _mask(pc.is_valid(column))
+
+
+def _first_times(rows: NDArray[np.integer[Any]], seeds: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """Where a row's seed is not one that the row has already had."""
+    order = np.lexsort((seeds, rows))  # stable: of equal ones the first stays first
+    again = (rows[order][1:] == rows[order][:-1]) & (seeds[order][1:] == seeds[order][:-1])
+    first = np.ones(len(rows), np.bool_)
+    first[order[1:][again]] = False
+    return first
+
+
+def _lists(rows: NDArray[np.integer[Any]], seeds: NDArray[np.integer[Any]], present: NDArray[np.bool_]) -> pa.Array:
+    """One list for each row that is ``present``, null for the others; ``rows`` says in order where each seed goes."""
+    offsets = np.zeros(len(present) + 1, np.int32)
+    offsets[1:] = np.cumsum(np.bincount(rows, minlength=len(present)))
+    values = pa.array(seeds.astype(np.uint64), pa.uint64())
+    return pa.ListArray.from_arrays(pa.array(offsets), values, type=_SEEDS, mask=pa.array(~present))
 
 
 def _decoded(column: pa.Array) -> pa.Array:
@@ -122,6 +163,14 @@ def _valid_utf8(column: pa.Array, name: str, verdicts: Verdicts) -> pa.Array:
     column = pa.array(cells, pa.string())
     verdicts.reject(broken, Fault(column=name, reason="not UTF-8", allowed="text in UTF-8", values=column))
     return column
+
+
+def _is_valid(column: pa.Array) -> bool:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _is_utf8(cell: bytes) -> bool:

@@ -1,13 +1,16 @@
 """Find a manifest's files and check everything that can be known without reading a row."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import InputError, ManifestError, ObjectMissingError, StoreError
+from pipeline.errors import InputError, ManifestError, StoreError
 from pipeline.manifest import arrow_types
 from pipeline.manifest.columns import (
     check_mapped_exist,
@@ -23,6 +26,8 @@ from pipeline.storage.location import open_parent, open_store
 from pipeline.storage.s3 import S3Settings
 
 _WILDCARDS = "*?["
+_READERS = 16
+"""Footers read at a time: in a store far away each is a wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,40 +73,45 @@ class Manifest:
 
 
 def _splits(file_index: int, file: ManifestFile, max_rows: int) -> Iterator[Split]:
+    for run in runs(file.row_groups, max_rows):
+        yield Split(file_index=file_index, start=run.start, stop=run.stop)
+
+
+def runs(row_groups: Sequence[int], max_rows: int) -> Iterator[range]:
+    """Neighbouring row groups of about ``max_rows`` rows together, given the rows of each; one group at least."""
     start = rows = 0
-    for number, count in enumerate(file.row_groups):
+    for number, count in enumerate(row_groups):
         if number > start and rows + count > max_rows:
-            yield Split(file_index=file_index, start=start, stop=number)
+            yield range(start, number)
             start, rows = number, 0
         rows += count
-    if start < len(file.row_groups):
-        yield Split(file_index=file_index, start=start, stop=len(file.row_groups))
+    if start < len(row_groups):
+        yield range(start, len(row_groups))
 
 
 def open_manifest(uri: str, *, columns: Mapping[str, str], rules: RowRules, s3: S3Settings) -> Manifest:
     """A Parquet file, a directory of them, or a glob with ``*``, ``?``, ``[]`` and ``**``; local or s3://.
+
+    What is there under exactly this name comes before a glob.
 
     Raises ``ManifestError`` for what is missing, not Parquet, or of the wrong schema.
     """
     mapping = checked_mapping(columns)
     try:
         store, keys = _find(uri, s3)
-        schemas = {key: _metadata(store, key, uri) for key in keys}
+        with ThreadPoolExecutor(_READERS) as pool:
+            footers = dict(zip(keys, pool.map(partial(_footer, store), keys), strict=True))
     except StoreError as error:
         raise ManifestError(f"the manifest cannot be read: {error}", where="manifest", value=uri) from None
-    check_mapped_exist(
-        mapping, (name for read in schemas.values() for name in read.schema.to_arrow_schema().names), uri
-    )
+    check_mapped_exist(mapping, (name for schema, _ in footers.values() for name in schema.names), uri)
     files: list[ManifestFile] = []
     extras: dict[str, tuple[pa.DataType, str]] = {}
     first_row = 0
-    for key, read in schemas.items():
-        schema = read.schema.to_arrow_schema()
+    for key, (schema, groups) in footers.items():
         matched = match_columns(schema.names, mapping, key)
         check_types(matched, schema, key)
         _merge_extras(extras, schema, mapping, key)
-        check_reserved(extras, rules.reserved - {"prompt_id"}, key)
-        groups = tuple(read.row_group(number).num_rows for number in range(read.num_row_groups))
+        check_reserved(extras, rules.reserved, key)
         files.append(ManifestFile(key=key, name=key, columns=matched, row_groups=groups, first_row=first_row))
         first_row += sum(groups)
     extra_schema = pa.schema([(name, kind) for name, (kind, _) in extras.items()])
@@ -110,15 +120,11 @@ def open_manifest(uri: str, *, columns: Mapping[str, str], rules: RowRules, s3: 
 
 def _find(uri: str, s3: S3Settings) -> tuple[ObjectStore, list[str]]:
     try:
+        named = _named(uri, s3)
+        if named is not None:
+            return named
         if any(sign in uri for sign in _WILDCARDS):
             return _glob(uri, s3)
-        store = open_store(uri, s3)
-        keys = [info.key for info in store.list() if info.key.endswith(".parquet")]
-        if keys:
-            return store, keys
-        parent, key = open_parent(uri, s3)
-        if parent.head(key) is not None:
-            return parent, [key]
     except InputError as error:
         raise ManifestError(error.what, where="manifest", value=uri, allowed=error.allowed) from None
     empty = "://" not in uri and Path(uri).expanduser().is_dir()
@@ -126,10 +132,25 @@ def _find(uri: str, s3: S3Settings) -> tuple[ObjectStore, list[str]]:
     raise ManifestError(what, where="manifest", value=uri, allowed="a Parquet file, a directory of them, or a glob")
 
 
+def _named(uri: str, s3: S3Settings) -> tuple[ObjectStore, list[str]] | None:
+    """The file or the directory of exactly this name. A file first: reading one may be allowed where listing is not."""
+    try:
+        parent, key = open_parent(uri, s3)
+        if parent.head(key) is not None:
+            return parent, [key]
+    except (InputError, ValueError):  # no object can have this name, but a directory: "..", "s3://bucket"
+        pass
+    store = open_store(uri, s3)
+    keys = [info.key for info in store.list() if info.key.endswith(".parquet")]
+    return (store, keys) if keys else None
+
+
 def _glob(uri: str, s3: S3Settings) -> tuple[ObjectStore, list[str]]:
     fixed, pattern = _cut_at_wildcard(uri)
     store = open_store(fixed or ".", s3)
-    keys = [info.key for info in store.list() if _matches(info.key.split("/"), pattern.split("/"))]
+    patterns = [segment for segment in pattern.split("/") if segment not in ("", ".")]
+    listed = store.list(re.split(r"[*?\[]", pattern, maxsplit=1)[0])
+    keys = [info.key for info in listed if _matches(info.key.split("/"), patterns)]
     if not keys:
         raise ManifestError("no file matches the manifest's pattern", where="manifest", value=uri)
     return store, keys
@@ -151,16 +172,16 @@ def _matches(names: list[str], patterns: list[str]) -> bool:
     return bool(names) and PurePosixPath(names[0]).match(patterns[0]) and _matches(names[1:], patterns[1:])
 
 
-def _metadata(store: ObjectStore, key: str, uri: str) -> pq.FileMetaData:
+def _footer(store: ObjectStore, key: str) -> tuple[pa.Schema, tuple[int, ...]]:
+    """The schema of a file and the rows of each row group."""
     try:
         with store.open(key) as file:
-            return pq.read_metadata(pa.PythonFile(file, mode="r"))
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, ObjectMissingError):
-            raise
-        reason = str(error).splitlines()[0]
+            read = pq.read_metadata(pa.PythonFile(file, mode="r"))
+            groups = tuple(read.row_group(number).num_rows for number in range(read.num_row_groups))
+            return read.schema.to_arrow_schema(), groups
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise ManifestError(
-            f"this is not a Parquet file: {reason}",
+            f"this is not a Parquet file: {str(error).splitlines()[0]}",
             where="manifest",
             value=key,
             allowed="Parquet; `darkroom manifest build` makes it from CSV, TSV, JSONL or TXT",

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import ManifestError
 from pipeline.manifest import cells
 from pipeline.manifest.columns import BATCH_SCHEMA
-from pipeline.manifest.open import Manifest, ManifestFile, Split
+from pipeline.manifest.open import Manifest, ManifestFile, Split, runs
 from pipeline.manifest.rules import RowRules
 from pipeline.manifest.verdicts import RejectedRow, Verdicts
 
@@ -30,37 +31,58 @@ class Batch:
 
 
 def read_rows(manifest: Manifest, split: Split | None = None) -> Iterator[Batch]:
-    """All rows of the manifest, or of one split. ``ManifestError`` for a file that breaks off."""
-    splits = manifest.splits(BATCH_ROWS) if split is None else [split]
-    for piece in splits:
-        yield from _read_split(manifest, manifest.files[piece.file_index], piece)
+    """All rows of the manifest, or of one split. ``ManifestError`` for a file that breaks off or has changed."""
+    if split is not None:
+        yield from _read_split(manifest, split)
+        return
+    for index, file in enumerate(manifest.files):
+        yield from _read_split(manifest, Split(file_index=index, start=0, stop=len(file.row_groups)))
 
 
-def _read_split(manifest: Manifest, file: ManifestFile, split: Split) -> Iterator[Batch]:
+def _read_split(manifest: Manifest, split: Split) -> Iterator[Batch]:
+    file = manifest.files[split.file_index]
+    for row, read in _record_batches(manifest, file, split):
+        yield _checked(read, row, file, manifest)
+
+
+def _record_batches(manifest: Manifest, file: ManifestFile, split: Split) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Batches as they are in the file, each with its first row."""
     row = sum(file.row_groups[: split.start])
-    wanted = [*file.columns.values(), *manifest.extra_schema.names]
+    wanted = {*file.columns.values(), *manifest.extra_schema.names}
     try:
         with manifest.store.open(file.key) as opened:
-            parquet = pq.ParquetFile(pa.PythonFile(opened, mode="r"))
-            present = [name for name in wanted if name in parquet.schema_arrow.names]
-            groups = list(range(split.start, split.stop))
-            for read in parquet.iter_batches(BATCH_ROWS, row_groups=groups, columns=present, use_threads=False):
-                yield _checked(read, row, file, manifest)
-                row += read.num_rows
+            parquet = pq.ParquetFile(pa.PythonFile(opened, mode="r"), page_checksum_verification=True)
+            _check_unchanged(parquet.metadata, file)
+            names = [name for name in parquet.schema_arrow.names if name in wanted]
+            # What one call reads is held until it is through: hence a few row groups at a time.
+            for run in runs(file.row_groups[split.start : split.stop], BATCH_ROWS):
+                groups = [split.start + number for number in run]
+                for read in parquet.iter_batches(BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
+                    yield row, read
+                    row += read.num_rows
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(f"the manifest breaks off: {error}", where=f"{file.name}, from row {row}") from None
+
+
+def _check_unchanged(read: pq.FileMetaData, file: ManifestFile) -> None:
+    if tuple(read.row_group(number).num_rows for number in range(read.num_row_groups)) != file.row_groups:
+        raise ManifestError(
+            "the manifest changed while it was in use", where=file.name, allowed="the same file throughout"
+        )
 
 
 def _checked(read: pa.RecordBatch, first: int, file: ManifestFile, manifest: Manifest) -> Batch:
     verdicts = Verdicts(read.num_rows)
     columns = _typed(read, file.columns, manifest.rules, verdicts)
-    numbers = pa.array(range(first, first + read.num_rows), pa.int64())
+    numbers = pa.array(np.arange(first, first + read.num_rows), pa.int64())
     stem = PurePosixPath(file.name).stem
     defaults = pc.binary_join_element_wise(stem, numbers.cast(pa.string()), ":")
     columns["prompt_id"] = pc.coalesce(columns["prompt_id"], defaults)
     columns["manifest_file"] = pa.repeat(pa.scalar(file.name, pa.string()), read.num_rows)
     columns["manifest_row"] = numbers
-    arrays = [columns[name] for name in BATCH_SCHEMA.names] + [_extra(read, field) for field in manifest.extra_schema]
+    arrays = [columns[name] for name in BATCH_SCHEMA.names] + [
+        _extra(read, field, verdicts) for field in manifest.extra_schema
+    ]
     table = pa.table(arrays, schema=pa.schema([*BATCH_SCHEMA, *manifest.extra_schema]))
     rejected = tuple(verdicts.rejected(file.name, first))
     return Batch(
@@ -98,10 +120,7 @@ def _typed(read: pa.RecordBatch, theirs: Mapping[str, str], rules: RowRules, ver
     return typed
 
 
-def _extra(read: pa.RecordBatch, field: pa.Field) -> pa.Array:
+def _extra(read: pa.RecordBatch, field: pa.Field, verdicts: Verdicts) -> pa.Array:
     if field.name not in read.schema.names:
         return pa.nulls(read.num_rows, field.type)
-    column = read[field.name]
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    return column.cast(field.type)
+    return cells.untouched(read[field.name], field.name, verdicts, field.type)

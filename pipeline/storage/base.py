@@ -1,100 +1,104 @@
-"""What Darkroom asks of an object store: bytes under keys, ranged reads, listing in key order."""
+"""What a store of objects is: bytes under keys, listed in key order, read whole or in ranges.
 
-import io
+Two stores keep this promise, `LocalStore` and `S3Store`; both pass `tests/storage/test_contract.py`.
+"""
+
+import secrets
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, Protocol
 
-PROBE_KEY = "_darkroom/probe"
+TEMPORARY_PREFIX = ".tmp-"
+_SEGMENT_LIMIT_BYTES = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectInfo:
-    """One object of a listing."""
+    """One object as a listing shows it. `modified` is in UTC; S3 servers give it to the second."""
 
     key: str
     size_bytes: int
     modified: datetime
-    """UTC"""
 
 
 class ObjectStore(Protocol):
-    """A place for objects. Safe to use from many threads; pickles, and opens its connections anew per process.
+    """Bytes under keys. Safe to use from several threads at once, and to pickle.
 
-    Every method may raise ``StoreDeniedError`` or ``StoreUnavailableError``; reading a key that is not there raises
-    ``ObjectMissingError``.
+    A key is a relative path with `/` between its segments, see `check_key`; a key that breaks its rules is a
+    `ValueError` everywhere. Every method may raise StoreDeniedError (a person must act) and StoreUnavailableError
+    (it kept failing after every retry). No message holds credentials.
     """
 
     @property
     def uri(self) -> str:
-        """Where it is, as a user would write it."""
-        ...
+        """Where the store is, in the form `open_store` takes."""
 
     def put(self, key: str, body: bytes) -> None:
-        """Store an object, whole or not at all, over any older one."""
-        ...
+        """Write the object, or replace it. It is durable on return; no reader ever sees half of it."""
 
-    def get(self, key: str) -> bytes: ...
+    def get(self, key: str) -> bytes:
+        """Return the whole object. Raises ObjectMissingError."""
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Up to ``length`` bytes from ``start``; fewer, perhaps none, at the end."""
-        ...
+        """Return `length` bytes from byte `start` on, fewer where the object ends. Raises ObjectMissingError."""
 
     def head(self, key: str) -> ObjectInfo | None:
-        """None when there is no such object."""
-        ...
+        """Return what is known of the object without reading it, None if there is none."""
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """All objects whose key starts with the prefix, in the order of their keys' UTF-8 bytes."""
-        ...
+        """Yield the objects whose key begins with the characters of `prefix`, in the order of their UTF-8 bytes.
+
+        Things in the same place that no valid key can name (directory markers, temporary files) are left out.
+        """
 
     def delete(self, key: str) -> None:
-        """Remove an object; no error when there is none."""
-        ...
+        """Remove the object. It is no error if there is none."""
 
     def open(self, key: str) -> BinaryIO:
-        """A seekable reader that fetches only what is read."""
-        ...
+        """Open the object for seeking and reading; only what is read is fetched. Raises ObjectMissingError.
+
+        The file belongs to one thread. Close it after use.
+        """
 
     def check_writable(self) -> None:
-        """Write and remove a small object, so that a bad location is known before any work is done."""
-        ...
+        """Write and delete a small object under `_darkroom/`, so that a job fails before it renders, not after."""
 
 
 def check_key(key: str) -> str:
-    """Keys are made by us: a bad one is a mistake of ours (``ValueError``)."""
-    segments = key.split("/")
-    if any(segment in ("", ".", "..") for segment in segments) or any(ord(char) < 32 for char in key):
-        raise ValueError(f"not a key: {key!r}")
+    """Return `key` if it is the same good name in every store.
+
+    Raises:
+        ValueError: it is empty, begins or ends with `/`, has an empty, `.` or `..` segment, a segment of more than
+            255 bytes or beginning with `.tmp-`, a control character, or text that is not UTF-8.
+    """
+    fault = _fault(key)
+    if fault is not None:
+        raise ValueError(f"not a key: {key[:200]!r} {fault}")
     return key
 
 
-class RangeReader(io.RawIOBase):
-    """A seekable file over ranged reads of one object."""
+def is_key(text: str) -> bool:
+    """Tell whether `check_key` would accept `text`."""
+    return _fault(text) is None
 
-    def __init__(self, store: ObjectStore, key: str, size_bytes: int) -> None:
-        self._store, self._key, self._size_bytes, self._at = store, key, size_bytes, 0
 
-    def readable(self) -> bool:
-        return True
+def prove_writable(store: ObjectStore) -> None:
+    """Put and delete a probe: the `check_writable` of every store. Several at once do not disturb each other."""
+    key = f"_darkroom/probe-{secrets.token_hex(8)}"
+    store.put(key, b"Darkroom tries whether it can write here. This object can be deleted.\n")
+    store.delete(key)
 
-    def seekable(self) -> bool:
-        return True
 
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size_bytes}[whence]
-        self._at = max(0, origin + offset)
-        return self._at
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's WriteableBuffer is private
-        length = min(len(buffer), self._size_bytes - self._at)
-        if length <= 0:
-            return 0
-        read = self._store.get_range(self._key, self._at, length)
-        buffer[: len(read)] = read
-        self._at += len(read)
-        return len(read)
+def _fault(key: str) -> str | None:
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in key):
+        return "has a control character or is not UTF-8 text"
+    for segment in key.split("/"):
+        if segment in ("", ".", ".."):
+            return "has an empty, '.' or '..' segment"
+        if segment.startswith(TEMPORARY_PREFIX):
+            return f"has a segment beginning with {TEMPORARY_PREFIX!r}"
+        if len(segment.encode()) > _SEGMENT_LIMIT_BYTES:
+            return f"has a segment of more than {_SEGMENT_LIMIT_BYTES} bytes"
+    return None

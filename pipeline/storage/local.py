@@ -1,8 +1,13 @@
-"""Objects as files below a directory."""
+"""Objects as files below one directory: durable and atomic on any POSIX file system.
+
+A put writes a temporary file beside its target, syncs it, renames it and syncs the directory. A process killed
+between these steps leaves at most a file named `.tmp-…`, which no listing shows.
+"""
 
 import errno
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -10,125 +15,174 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import ObjectMissingError, StoreDeniedError, StoreError, StoreUnavailableError
-from pipeline.storage.base import PROBE_KEY, ObjectInfo, check_key
+from pipeline.storage.base import TEMPORARY_PREFIX, ObjectInfo, check_key, is_key, prove_writable
 
-_UNFINISHED = ".tmp-"
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
-_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 class LocalStore:
-    """A directory. A put is a temporary file, fsync, rename, fsync of the directory: it survives a power cut."""
+    """An `ObjectStore` in the directory `root`, which the first put creates. Keys are paths below it.
+
+    A symbolic link below the root is refused where it leads out of it; in a listing, links to directories are not
+    followed. Unlike in S3, `a` and `a/b` cannot both be objects: the second is StoreDeniedError.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
 
+    def __repr__(self) -> str:
+        return f"LocalStore({self.uri!r})"
+
     @property
     def uri(self) -> str:
+        """The absolute path of the root."""
         return str(self._root)
 
     def put(self, key: str, body: bytes) -> None:
+        """Write or replace the file; it survives a power cut once this returns."""
         path = self._path(key)
-        with _mapped(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, unfinished = tempfile.mkstemp(prefix=_UNFINISHED, dir=path.parent)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(body)
-                    file.flush()
-                    os.fchmod(file.fileno(), 0o644)
-                    os.fsync(file.fileno())
-                os.replace(unfinished, path)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(unfinished)
-                raise
-            _sync_directory(path.parent)
+        with _translated("write", path):
+            _make_directories(path.parent)
+            _replace(path, body)
 
     def get(self, key: str) -> bytes:
-        path = self._path(key)
-        with _mapped(path):
-            return path.read_bytes()
+        """Return the whole file. Raises ObjectMissingError."""
+        with self.open(key) as file:
+            return file.read()
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        with self.open(key) as file, _mapped(self._path(key)):
+        """Return `length` bytes from byte `start` on, fewer where the file ends. Raises ObjectMissingError."""
+        assert start >= 0 and length >= 0, (start, length)
+        with self.open(key) as file:
             file.seek(start)
             return file.read(length)
 
     def head(self, key: str) -> ObjectInfo | None:
+        """Return size and time of the file, None if there is none."""
         path = self._path(key)
         try:
-            return _info(key, path) if path.is_file() else None
-        except FileNotFoundError:
+            with _translated("look at", path, reading=True):
+                status = path.stat()
+        except ObjectMissingError:
             return None
+        return _info(key, status) if stat.S_ISREG(status.st_mode) else None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        folder = prefix.rpartition("/")[0]
-        yield from self._walk(self._root / folder, f"{folder}/" if folder else "", prefix)
+        """Yield the files whose key begins with `prefix`, as S3 orders them; nothing if the root does not exist."""
+        return self._walk("", prefix)
 
     def delete(self, key: str) -> None:
+        """Remove the file, if there is one. Its directories stay."""
         path = self._path(key)
-        with suppress(ObjectMissingError), _mapped(path):
+        with suppress(ObjectMissingError), _translated("delete", path, reading=True):
             path.unlink()
 
     def open(self, key: str) -> BinaryIO:
+        """Open the file for reading. Raises ObjectMissingError."""
         path = self._path(key)
-        with _mapped(path):
+        with _translated("read", path, reading=True):
             return path.open("rb")
 
     def check_writable(self) -> None:
-        self.put(PROBE_KEY, b"")
-        self.delete(PROBE_KEY)
+        """Write and delete a small file under `_darkroom/`."""
+        prove_writable(self)
 
     def _path(self, key: str) -> Path:
-        return self._root / check_key(key)
+        path = self._root / check_key(key)
+        self._refuse_outside(path)
+        return path
 
-    def _walk(self, folder: Path, base: str, prefix: str) -> Iterator[ObjectInfo]:
-        """A directory's name sorts as if it ended in "/", which is how its objects' keys sort."""
-        try:
-            entries = list(os.scandir(folder))
-        except OSError as error:
-            if error.errno in _MISSING:
-                return
-            raise _store_error(error, folder) from None
-        named = [
-            (f"{base}{entry.name}{'/' if entry.is_dir(follow_symlinks=False) else ''}", entry) for entry in entries
-        ]
-        for key, entry in sorted(named, key=lambda item: os.fsencode(item[0])):
-            if key.endswith("/"):
-                if key.startswith(prefix) or prefix.startswith(key):
-                    yield from self._walk(folder / entry.name, key, prefix)
-            elif key.startswith(prefix) and not entry.name.startswith(_UNFINISHED):
-                with suppress(FileNotFoundError):
-                    yield _info(key, Path(entry.path))
+    def _refuse_outside(self, path: Path) -> None:
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self._root)):
+            raise StoreDeniedError(f"{path} leads out of {self._root} through a symbolic link")
 
-
-def _info(key: str, path: Path) -> ObjectInfo:
-    status = path.stat()
-    return ObjectInfo(key=key, size_bytes=status.st_size, modified=datetime.fromtimestamp(status.st_mtime, UTC))
+    def _walk(self, above: str, prefix: str) -> Iterator[ObjectInfo]:
+        """Yield the files below the directory `above` ("" or ending in `/`), in key order."""
+        for entry in _entries(self._root / above):
+            key = above + entry.name
+            if not is_key(key):
+                continue
+            if entry.is_symlink():
+                self._refuse_outside(Path(entry.path))
+            if entry.is_dir(follow_symlinks=False):
+                if f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/"):
+                    yield from self._walk(f"{key}/", prefix)
+            elif key.startswith(prefix) and (info := self.head(key)) is not None:
+                yield info
 
 
-def _sync_directory(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _entries(directory: Path) -> list[os.DirEntry[str]]:
+    """Return what the directory holds so that walking it depth first meets keys in the order of their bytes.
+
+    A directory stands for keys that go on with `/`: `a-b` and `a.b` come before what is in `a`, `a0` after it.
+    """
     try:
-        os.fsync(handle)
+        with _translated("list", directory), os.scandir(directory) as entries:
+            return sorted(entries, key=_listing_order)
+    except ObjectMissingError:
+        return []
+
+
+def _listing_order(entry: os.DirEntry[str]) -> bytes:
+    return os.fsencode(f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name)
+
+
+def _info(key: str, status: os.stat_result) -> ObjectInfo:
+    modified = datetime.fromtimestamp(status.st_mtime, UTC)
+    return ObjectInfo(key=key, size_bytes=status.st_size, modified=modified)
+
+
+def _make_directories(directory: Path) -> None:
+    """Create the directory and those above it, each durable in the one that holds it."""
+    if directory.is_dir():
+        return
+    _make_directories(directory.parent)
+    directory.mkdir(exist_ok=True)
+    _sync_directory(directory.parent)
+
+
+def _replace(path: Path, body: bytes) -> None:
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+    try:
+        with temporary.open("xb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
     finally:
-        os.close(handle)
+        temporary.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync directories and say so; their renames are durable at once.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
-def _mapped(path: Path) -> Iterator[None]:
+def _translated(verb: str, path: Path, *, reading: bool = False) -> Iterator[None]:
+    """Turn an OSError into the StoreError that says what to do. `reading`: a path that is no file is an absence."""
     try:
         yield
     except OSError as error:
-        raise _store_error(error, path) from None
+        raise _translate(error, verb, path, reading) from error
 
 
-def _store_error(error: OSError, path: Path) -> StoreError:
-    if error.errno == errno.ENOENT:
-        return ObjectMissingError(f"no such object: {path}")
+def _translate(error: OSError, verb: str, path: Path, reading: bool) -> StoreError:
+    reason = f"cannot {verb} {path}: {error.strerror or error}"
+    if error.errno == errno.ENOENT or (reading and error.errno in _ABSENT):
+        return ObjectMissingError(f"no object at {path}")
+    if error.errno in _FULL:
+        return StoreUnavailableError(f"disk full: {reason}. Free some space there and run again")
     if error.errno in _DENIED:
-        return StoreDeniedError(f"{error.strerror}: {path}")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return StoreUnavailableError(f"the disk is full: {path}")
-    return StoreUnavailableError(f"{error.strerror}: {path}")
+        return StoreDeniedError(f"{reason}. The user running Darkroom must be able to write and read there")
+    return StoreUnavailableError(reason)

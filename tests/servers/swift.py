@@ -1,43 +1,91 @@
-"""A real S3 server for tests: OpenStack Swift with s3api, as processes on loopback, one replica of everything."""
+"""A real OpenStack Swift with its S3 interface, as four processes on the loopback: the object store of the tests.
 
-import signal
+It checks signatures and body digests, and keeps acknowledged objects through SIGKILL, which no mock does. Needs no
+root, but a folder on a file system with extended attributes (ext4, xfs, btrfs; tmpfs from Linux 6.6).
+"""
+
+import atexit
+import getpass
+import os
+import random
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
-ENVIRONMENT = ROOT / ".work" / "swift-venv"
-REQUIREMENTS = ("swift==2.38.3", "pyeclib==1.8.0", "eventlet==0.41.3", "setuptools==80.9.0")
+from tests.servers.swift_install import swift_python
 
-_PROXY = """
+ACCESS_KEY = "test:tester"
+SECRET_KEY = "testing"
+REGION = "us-east-1"
+_SERVERS = ("account", "container", "object", "proxy")
+_BACKENDS = ("account", "container", "object")
+# Below the range Linux takes outgoing ports from, so that no client connection can sit on a port between restarts.
+_PORTS = range(20_000, 32_000)
+_START_LIMIT_S = 60.0
+_STOP_LIMIT_S = 5.0
+
+# The kernel ends the server when the thread that started it ends, even if that was by SIGKILL.
+_LAUNCHER = """\
+import ctypes, importlib, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+importlib.import_module(sys.argv.pop(1)).main()
+"""
+
+_RING_BUILDER = """\
+import sys
+from swift.common.ring import RingBuilder
+folder, ports = sys.argv[1], sys.argv[2:]
+for name, port in zip(("account", "container", "object"), ports):
+    builder = RingBuilder(6, 1, 1)
+    builder.add_dev({"region": 1, "zone": 1, "ip": "127.0.0.1", "port": int(port), "device": "disk", "weight": 1})
+    builder.rebalance()
+    builder.get_ring().save(f"{folder}/{name}.ring.gz")
+"""
+
+_DEFAULTS = """\
 [DEFAULT]
 bind_ip = 127.0.0.1
 bind_port = {port}
-workers = 0
 swift_dir = {folder}
+devices = {folder}/devices
+mount_check = false
+workers = 0
+user = {user}
+log_level = WARNING
+log_address = {folder}/no-syslog
+log_udp_host =
+"""
+
+_BACKEND = """
 [pipeline:main]
-pipeline = catch_errors proxy-logging cache listing_formats bulk s3api tempauth slo dlo copy proxy-logging proxy-server
+pipeline = {name}-server
+[app:{name}-server]
+use = egg:swift#{name}
+recon_cache_path = {folder}
+"""
+
+_PROXY = """
+[pipeline:main]
+pipeline = catch_errors proxy-logging listing_formats bulk s3api tempauth slo dlo copy proxy-logging proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
-[filter:tempauth]
-use = egg:swift#tempauth
-user_test_tester = testing .admin
-[filter:s3api]
-use = egg:swift#s3api
-location = us-east-1
 [filter:catch_errors]
 use = egg:swift#catch_errors
 [filter:proxy-logging]
 use = egg:swift#proxy_logging
-[filter:cache]
-use = egg:swift#memcache
+access_log_level = WARNING
 [filter:listing_formats]
 use = egg:swift#listing_formats
 [filter:bulk]
 use = egg:swift#bulk
+[filter:s3api]
+use = egg:swift#s3api
+location = {region}
+[filter:tempauth]
+use = egg:swift#tempauth
+user_test_tester = {secret} .admin
 [filter:slo]
 use = egg:swift#slo
 [filter:dlo]
@@ -45,112 +93,112 @@ use = egg:swift#dlo
 [filter:copy]
 use = egg:swift#copy
 """
-_BACKEND = """
-[DEFAULT]
-bind_ip = 127.0.0.1
-bind_port = {port}
-workers = 0
-swift_dir = {folder}
-devices = {folder}/devices
-mount_check = false
-[pipeline:main]
-pipeline = {kind}-server
-[app:{kind}-server]
-use = egg:swift#{kind}
-"""
-
-
-def install() -> None:
-    """Make the server's own environment, once per checkout."""
-    ready = ENVIRONMENT / "ready"
-    if ready.exists() and ready.read_text() == " ".join(REQUIREMENTS):
-        return
-    subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=True)
-    pip = [str(ENVIRONMENT / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, *REQUIREMENTS], check=True)
-    ready.write_text(" ".join(REQUIREMENTS))
 
 
 class SwiftServer:
-    """``start`` it, talk S3 to ``endpoint_url``, ``stop`` it; data lies below ``folder``."""
+    """One Swift whose state lives in `folder`; its ports and objects survive `kill()` followed by `start()`."""
 
-    access_key = "test:tester"
-    secret_key = "testing"
-    region = "us-east-1"
+    access_key = ACCESS_KEY
+    secret_key = SECRET_KEY
+    region = REGION
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._ports = dict(zip(_SERVERS, _free_ports(len(_SERVERS)), strict=True))
+        self._python = swift_python()
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._ports = {kind: _free_port() for kind in ("object", "container", "account", "proxy")}
-
-    @property
-    def endpoint_url(self) -> str:
-        return f"http://127.0.0.1:{self._ports['proxy']}"
+        self.endpoint_url = f"http://127.0.0.1:{self._ports['proxy']}"
+        self._configure()
 
     def start(self) -> None:
-        """Build rings where there are none, start four servers, wait until the proxy answers."""
-        if not (self._folder / "swift.conf").exists():
-            self._build()
-        for kind in self._ports:
-            with (self._folder / f"{kind}.log").open("ab") as log:
-                command = [str(ENVIRONMENT / "bin" / f"swift-{kind}-server"), str(self._folder / f"{kind}.conf")]
-                self._processes.append(subprocess.Popen(command, stdout=log, stderr=log))
-        self._wait()
+        """Start the four servers and wait until all accept connections, about 2 s.
+
+        Raises:
+            RuntimeError: a server ended or was not up after 60 s; the text ends with its log.
+        """
+        assert not self._processes, "started twice"
+        atexit.register(self.kill)
+        for name in _SERVERS:
+            self._processes.append(self._spawn(name))
+        for name, process in zip(_SERVERS, self._processes, strict=True):
+            self._await_port(name, process)
 
     def stop(self) -> None:
-        self._signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """As a power cut would."""
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: signal.Signals) -> None:
+        """End the servers with SIGTERM, and with SIGKILL after 5 s. Safe to repeat."""
         for process in self._processes:
-            process.send_signal(number)
+            process.terminate()
         for process in self._processes:
             try:
-                process.wait(10)
+                process.wait(_STOP_LIMIT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
-        self._processes.clear()
-
-    def _build(self) -> None:
-        (self._folder / "devices" / "d1").mkdir(parents=True)
-        (self._folder / "swift.conf").write_text(
-            "[swift-hash]\nswift_hash_path_suffix = test\n[storage-policy:0]\nname = one\ndefault = yes\n"
-        )
-        for kind, port in self._ports.items():
-            template = _PROXY if kind == "proxy" else _BACKEND
-            (self._folder / f"{kind}.conf").write_text(template.format(port=port, folder=self._folder, kind=kind))
-            if kind != "proxy":
-                self._ring(f"{kind}.builder", "create", "6", "1", "1")
-                self._ring(f"{kind}.builder", "add", f"r1z1-127.0.0.1:{port}/d1", "1")
-                self._ring(f"{kind}.builder", "rebalance")
-
-    def _ring(self, *words: str) -> None:
-        subprocess.run(
-            [ENVIRONMENT / "bin" / "swift-ring-builder", *words], cwd=self._folder, check=True, capture_output=True
-        )
-
-    def _wait(self) -> None:
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            if any(process.poll() is not None for process in self._processes):
-                break
-            try:
-                for port in self._ports.values():
-                    socket.create_connection(("127.0.0.1", port), 1).close()
-                return
-            except OSError:
-                time.sleep(0.1)
-        logs = "".join((self._folder / f"{kind}.log").read_text()[-2000:] for kind in self._ports)
         self.kill()
-        raise RuntimeError(f"Swift did not start:\n{logs}")
+
+    def kill(self) -> None:
+        """End the servers with SIGKILL, as a power cut would. Safe to repeat."""
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.wait()
+        self._processes = []
+        atexit.unregister(self.kill)
+
+    def log(self, name: str) -> str:
+        """Return what the server `name` (account, container, object or proxy) has logged."""
+        return (self._folder / f"{name}.log").read_text(errors="replace")
+
+    def _configure(self) -> None:
+        (self._folder / "devices" / "disk").mkdir(parents=True)
+        (self._folder / "swift.conf").write_text("[swift-hash]\nswift_hash_path_suffix = darkroom\n")
+        for name in _SERVERS:
+            (self._folder / f"{name}-server.conf").write_text(self._configuration(name))
+        ports = [str(self._ports[name]) for name in _BACKENDS]
+        subprocess.run([self._python, "-c", _RING_BUILDER, self._folder, *ports], check=True)
+
+    def _configuration(self, name: str) -> str:
+        template = _DEFAULTS + (_PROXY if name == "proxy" else _BACKEND)
+        return template.format(
+            name=name,
+            port=self._ports[name],
+            folder=self._folder,
+            user=getpass.getuser(),
+            region=REGION,
+            secret=SECRET_KEY,
+        )
+
+    def _spawn(self, name: str) -> subprocess.Popen[bytes]:
+        module = "swift.obj.server" if name == "object" else f"swift.{name}.server"
+        command = [self._python, "-c", _LAUNCHER, module, self._folder / f"{name}-server.conf", "--verbose"]
+        with (self._folder / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder)
+
+    def _await_port(self, name: str, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + _START_LIMIT_S
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", self._ports[name]), timeout=1).close()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
+        text = self.log(name)
+        self.kill()
+        raise RuntimeError(f"the Swift {name} server did not start:\n{text[-4000:]}")
 
 
-def _free_port() -> int:
+def _free_ports(count: int) -> list[int]:
+    found: list[int] = []
+    while len(found) < count:
+        port = random.SystemRandom().choice(_PORTS)
+        if port not in found and _is_free(port):
+            found.append(port)
+    return found
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
