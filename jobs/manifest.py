@@ -12,7 +12,7 @@ from pipeline.manifest.open import open_manifest
 from pipeline.manifest.rules import RowRules
 from pipeline.output.schema import RESERVED
 from pipeline.schedulers import SCHEDULERS
-from pipeline.storage.s3 import S3Settings
+from pipeline.storage.s3_settings import S3Settings
 
 app = typer.Typer(help="Make and check prompt manifests.", no_args_is_help=True)
 

@@ -24,7 +24,7 @@ from pipeline.planning.count import Count, count
 from pipeline.planning.points import Axes, points
 from pipeline.planning.selection import Numbered, Rows, Selection, first_tasks, sample_tasks
 from pipeline.schedulers import SCHEDULERS, allowed_steps
-from pipeline.storage.s3 import S3Settings
+from pipeline.storage.s3_settings import S3Settings
 from pipeline.sweep import MAX_GUIDANCE, MAX_SEED, MAX_SIDE_PX, MAX_STEPS
 
 

@@ -1,43 +1,60 @@
-"""Fixtures that several rooms' tests share."""
+"""The object store every room's tests share: a real Swift, started once per run, and a fresh bucket per test."""
 
+import os
 import uuid
 from collections.abc import Iterator
 
 import boto3
 import pytest
 
-from tests.servers.swift import SwiftServer, install
+from pipeline.storage.s3_settings import S3Settings
+from tests.servers.swift import SwiftServer
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwiftServer]:
-    """A real S3 server, for the whole session."""
-    install()
+    """A running server with `endpoint_url`, `access_key`, `secret_key` and `region`."""
     server = SwiftServer(tmp_path_factory.mktemp("swift"))
     server.start()
     yield server
     server.stop()
 
 
-@pytest.fixture
-def s3_bucket(s3_server: SwiftServer, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A fresh bucket; credentials and endpoint stand in the environment, the usual AWS way."""
-    for name, value in aws_environment(s3_server).items():
-        monkeypatch.setenv(name, value)
-    name = f"bucket-{uuid.uuid4().hex[:12]}"
-    client = boto3.client("s3")
-    client.create_bucket(Bucket=name)
-    client.close()
-    return name
-
-
 def aws_environment(server: SwiftServer) -> dict[str, str]:
+    """The AWS variables a user of that server would set; configuration files of this machine are shut out."""
     return {
         "AWS_ENDPOINT_URL": server.endpoint_url,
         "AWS_ACCESS_KEY_ID": server.access_key,
         "AWS_SECRET_ACCESS_KEY": server.secret_key,
         "AWS_DEFAULT_REGION": server.region,
-        "AWS_CONFIG_FILE": "/dev/null",
-        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
         "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/no-such-file",
+        "AWS_SHARED_CREDENTIALS_FILE": "/no-such-file",
     }
+
+
+@pytest.fixture
+def s3_environment(s3_server: SwiftServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set those variables and no other of AWS but this machine's own CA bundle."""
+    for name in tuple(os.environ):
+        if name.startswith("AWS_") and name != "AWS_CA_BUNDLE":
+            monkeypatch.delenv(name)
+    for name, value in aws_environment(s3_server).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def s3_settings(s3_server: SwiftServer) -> S3Settings:
+    """How to reach the server; the credentials come from the environment."""
+    return S3Settings(endpoint_url=s3_server.endpoint_url, region=s3_server.region)
+
+
+@pytest.fixture
+def s3_bucket(s3_server: SwiftServer, s3_environment: None) -> str:
+    """The name of a new, empty bucket; the AWS variables are set for it."""
+    name = f"test-{uuid.uuid4().hex}"
+    session = boto3.session.Session()
+    client = session.client("s3", endpoint_url=s3_server.endpoint_url)
+    client.create_bucket(Bucket=name)
+    client.close()
+    return name

@@ -20,7 +20,7 @@ from PIL import Image
 
 from pipeline.storage.base import ObjectStore
 from pipeline.storage.location import open_store
-from pipeline.storage.s3 import S3Settings
+from pipeline.storage.s3_settings import S3Settings
 from tests.conftest import aws_environment
 from tests.servers.swift import SwiftServer
 

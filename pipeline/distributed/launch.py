@@ -314,12 +314,13 @@ class _Waves:
 def _open_output(prepared: Prepared) -> ObjectStore:
     uri = prepared.job.output.uri
     assert uri is not None  # load_job fills it in
-    store = open_store(uri, s3_settings(prepared.job))
+    settings = s3_settings(prepared.job)
     try:
-        store.check_writable()
+        # A launch that cannot begin should say so soon; later, with work to lose, the store is patient.
+        open_store(uri, replace(settings, max_attempts=3, patience_s=0)).check_writable()
     except StoreError as error:
         raise OutputError(f"the output cannot be written: {error}", where="output.uri", value=uri) from None
-    return store
+    return open_store(uri, settings)
 
 
 def _pool(prepared: Prepared) -> Pool:

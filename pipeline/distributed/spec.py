@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.model.resolve import ModelSource
 from pipeline.output.part import RunFacts
-from pipeline.storage.s3 import S3Settings
+from pipeline.storage.s3_settings import S3Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

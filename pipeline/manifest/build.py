@@ -153,7 +153,7 @@ class _Columns:
             return None
         try:
             return cell.parse(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             where = f"{self._source}, line {line}, column {name}"
             raise ManifestError("this cell cannot be read", where=where, value=value, allowed=cell.allowed) from None
 

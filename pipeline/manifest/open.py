@@ -23,7 +23,7 @@ from pipeline.manifest.columns import (
 from pipeline.manifest.rules import RowRules
 from pipeline.storage.base import ObjectStore
 from pipeline.storage.location import open_parent, open_store
-from pipeline.storage.s3 import S3Settings
+from pipeline.storage.s3_settings import S3Settings
 
 _WILDCARDS = "*?["
 _READERS = 16

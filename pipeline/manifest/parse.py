@@ -17,7 +17,7 @@ class Cell:
     """How a column of ours is read."""
 
     parse: Callable[[Any], Any]
-    """From a string, or from what JSON has; ``ValueError`` for what it cannot be."""
+    """From a string, or from what JSON has; ``ValueError`` or ``OverflowError`` for what it cannot be."""
     kind: pa.DataType
     allowed: str
 

@@ -19,7 +19,8 @@ from pipeline.storage.base import TEMPORARY_PREFIX, ObjectInfo, check_key, is_ke
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
+_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 class LocalStore:
@@ -54,7 +55,7 @@ class LocalStore:
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Return `length` bytes from byte `start` on, fewer where the file ends. Raises ObjectMissingError."""
-        assert start >= 0 and length >= 0, (start, length)
+        assert min(start, length) >= 0, (start, length)
         with self.open(key) as file:
             file.seek(start)
             return file.read(length)
@@ -64,10 +65,9 @@ class LocalStore:
         path = self._path(key)
         try:
             with _translated("look at", path, reading=True):
-                status = path.stat()
+                return _info(key, path.stat())
         except ObjectMissingError:
             return None
-        return _info(key, status) if stat.S_ISREG(status.st_mode) else None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield the files whose key begins with `prefix`, as S3 orders them; nothing if the root does not exist."""
@@ -109,7 +109,7 @@ class LocalStore:
             if entry.is_dir(follow_symlinks=False):
                 if f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/"):
                     yield from self._walk(f"{key}/", prefix)
-            elif key.startswith(prefix) and (info := self.head(key)) is not None:
+            elif key.startswith(prefix) and (info := _listed(key, entry)) is not None:
                 yield info
 
 
@@ -118,20 +118,29 @@ def _entries(directory: Path) -> list[os.DirEntry[str]]:
 
     A directory stands for keys that go on with `/`: `a-b` and `a.b` come before what is in `a`, `a0` after it.
     """
-    try:
-        with _translated("list", directory), os.scandir(directory) as entries:
-            return sorted(entries, key=_listing_order)
-    except ObjectMissingError:
-        return []
+    with _translated("list", directory):
+        try:
+            with os.scandir(directory) as entries:
+                return sorted(entries, key=_listing_order)
+        except FileNotFoundError:
+            return []
 
 
 def _listing_order(entry: os.DirEntry[str]) -> bytes:
     return os.fsencode(f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name)
 
 
-def _info(key: str, status: os.stat_result) -> ObjectInfo:
-    modified = datetime.fromtimestamp(status.st_mtime, UTC)
-    return ObjectInfo(key=key, size_bytes=status.st_size, modified=modified)
+def _listed(key: str, entry: os.DirEntry[str]) -> ObjectInfo | None:
+    try:
+        return _info(key, entry.stat())
+    except FileNotFoundError:  # deleted since the directory was read, or a link to nothing
+        return None
+
+
+def _info(key: str, status: os.stat_result) -> ObjectInfo | None:
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return ObjectInfo(key=key, size_bytes=status.st_size, modified=datetime.fromtimestamp(status.st_mtime, UTC))
 
 
 def _make_directories(directory: Path) -> None:
@@ -174,15 +183,16 @@ def _translated(verb: str, path: Path, *, reading: bool = False) -> Iterator[Non
     try:
         yield
     except OSError as error:
-        raise _translate(error, verb, path, reading) from error
+        if reading and error.errno in _ABSENT:
+            raise ObjectMissingError(f"no object at {path}") from error
+        raise _translate(error, f"cannot {verb} {path}: {error.strerror or error}") from error
 
 
-def _translate(error: OSError, verb: str, path: Path, reading: bool) -> StoreError:
-    reason = f"cannot {verb} {path}: {error.strerror or error}"
-    if error.errno == errno.ENOENT or (reading and error.errno in _ABSENT):
-        return ObjectMissingError(f"no object at {path}")
+def _translate(error: OSError, reason: str) -> StoreError:
     if error.errno in _FULL:
         return StoreUnavailableError(f"disk full: {reason}. Free some space there and run again")
+    if error.errno in _IN_THE_WAY:
+        return StoreDeniedError(f"{reason}. A file is in the way where a directory is needed, or the reverse")
     if error.errno in _DENIED:
         return StoreDeniedError(f"{reason}. The user running Darkroom must be able to write and read there")
     return StoreUnavailableError(reason)

@@ -1,40 +1,114 @@
-"""From what a user writes to a store."""
+"""Where things are, as people write it: a local path, `file:///path` or `s3://bucket/prefix`."""
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from pipeline.errors import InputError
-from pipeline.storage.base import ObjectStore
+from pipeline.storage.base import ObjectStore, check_key
 from pipeline.storage.local import LocalStore
-from pipeline.storage.s3 import S3Settings, S3Store
+from pipeline.storage.s3_settings import S3Settings
 
 _ALLOWED = "a local path, file:///path or s3://bucket/prefix"
+_DEFAULTS = S3Settings()
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 
 
-def open_store(uri: str, s3: S3Settings | None = None) -> ObjectStore:
-    """The store at a location; nothing is read or written yet. ``InputError`` when it is not one."""
-    scheme = uri.partition("://")[0] if "://" in uri else ""
-    if not uri.strip() or "\0" in uri:
-        raise InputError("this is not a location", value=uri, allowed=_ALLOWED)
-    if not scheme:
-        return LocalStore(Path(uri).expanduser())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _S3Location:
+    bucket: str
+    path: str
+
+
+def open_store(uri: str, s3: S3Settings = _DEFAULTS) -> ObjectStore:
+    """Return the store rooted at a directory or prefix; nothing is contacted or created yet.
+
+    Raises:
+        InputError: `uri` is empty, has another scheme, no bucket, or a path no key can have.
+    """
+    location = _parse(uri)
+    if isinstance(location, Path):
+        return LocalStore(location)
+    return _s3_store(location.bucket, _prefix(location.path.removesuffix("/"), uri), s3)
+
+
+def open_parent(uri: str, s3: S3Settings = _DEFAULTS) -> tuple[ObjectStore, str]:
+    """Return the store a single file is in, and the key of the file there.
+
+    A local symbolic link is resolved first: the store is where the file really is, and the key its name there.
+
+    Raises:
+        InputError: as `open_store`, or `uri` names no file: it ends in `/` or is only a bucket.
+    """
+    location = _parse(uri)
+    if uri.endswith("/"):
+        raise InputError("a file is needed here, this is a directory", value=uri, allowed=_ALLOWED)
+    if isinstance(location, Path):
+        real = location.resolve()
+        return LocalStore(real.parent), _key(real.name, uri)
+    above, _, name = location.path.rpartition("/")
+    return _s3_store(location.bucket, _prefix(above, uri), s3), _key(name, uri)
+
+
+def _parse(uri: str) -> Path | _S3Location:
+    match = _SCHEME.fullmatch(uri)
+    scheme, rest = (match[1].lower(), match[2]) if match else ("", uri)
+    if scheme == "":
+        return _local(rest, uri)
     if scheme == "file":
-        return LocalStore(Path(unquote(urlsplit(uri).path)))
-    bucket, _, prefix = uri.partition("://")[2].partition("/")
-    if scheme != "s3" or not bucket:
-        raise InputError("this is not a location", value=uri, allowed=_ALLOWED)
-    segments = prefix.strip("/").split("/") if prefix.strip("/") else []
-    if any(segment in ("", ".", "..") for segment in segments):
-        raise InputError("this is not a location", value=uri, allowed=f"{_ALLOWED}, without empty, '.' or '..' parts")
-    return S3Store(bucket, prefix, s3 or S3Settings())
+        return _local(_path_of_file_uri(rest, uri), uri)
+    if scheme == "s3":
+        return _s3_location(rest, uri)
+    raise InputError(f"{scheme}:// is not supported", value=_shown(uri), allowed=_ALLOWED)
 
 
-def open_parent(uri: str, s3: S3Settings | None = None) -> tuple[ObjectStore, str]:
-    """The store of the directory that holds an object, and the object's key in it."""
-    if "://" not in uri:
-        path = Path(uri).expanduser().absolute()
-        return LocalStore(path.parent), path.name
-    parent, _, name = uri.rstrip("/").rpartition("/")
-    if parent.endswith(":/") or not name:
-        raise InputError("this names no object", value=uri, allowed="s3://bucket/key")
-    return open_store(parent, s3), name
+def _local(path: str, uri: str) -> Path:
+    if not path.strip() or "\0" in path:
+        fault = "a location with a NUL in it" if path.strip() else "an empty location"
+        raise InputError(fault, value=uri, allowed=_ALLOWED)
+    return Path(path).expanduser()
+
+
+def _path_of_file_uri(rest: str, uri: str) -> str:
+    host, _, path = rest.partition("/")
+    if host not in ("", "localhost"):
+        raise InputError("a file:// address of another machine", value=uri, allowed="file:///path, with three slashes")
+    return "/" + unquote(path)
+
+
+def _s3_location(rest: str, uri: str) -> _S3Location:
+    bucket, _, path = rest.partition("/")
+    if not bucket:
+        raise InputError("no bucket", value=uri, allowed="s3://bucket/prefix")
+    if "@" in bucket:
+        # The value is left out: what stands before the @ is likely a password.
+        raise InputError(
+            "credentials have no place in an address", allowed="s3://bucket/prefix and the AWS_* variables"
+        )
+    if not _BUCKET.fullmatch(bucket):
+        raise InputError("not the name of a bucket", value=bucket, allowed="3 to 63 of a-z 0-9 . - _")
+    return _S3Location(bucket=bucket, path=path)
+
+
+def _s3_store(bucket: str, prefix: str, s3: S3Settings) -> ObjectStore:
+    # boto3 takes half a second to import: who renders into a directory need not wait for it.
+    from pipeline.storage.s3 import S3Store
+
+    return S3Store(bucket, prefix, s3)
+
+
+def _prefix(path: str, uri: str) -> str:
+    return _key(path, uri) if path else ""
+
+
+def _key(name: str, uri: str) -> str:
+    try:
+        return check_key(name)
+    except ValueError as error:
+        raise InputError(str(error), value=_shown(uri), allowed=_ALLOWED) from error
+
+
+def _shown(uri: str) -> str | None:
+    return None if "@" in uri.partition("://")[2].partition("/")[0] else uri

@@ -1,194 +1,236 @@
-"""Objects in a bucket, through boto3."""
+"""Objects in an S3 bucket: AWS, or any server that speaks its protocol.
+
+boto3 is read here from the AWS environment and configuration files in the usual way; nothing else in the room is.
+"""
 
 import io
+import os
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, BinaryIO, Literal, TypeVar
+from contextlib import closing
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any, BinaryIO, TypeVar, cast
 
 import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
-from botocore.exceptions import ConnectionError as BotoConnectionError
-from urllib3.exceptions import HTTPError as BodyError
+from botocore.exceptions import BotoCoreError, ClientError, ResponseStreamingError
+from urllib3.exceptions import HTTPError
 
-from pipeline.errors import ObjectMissingError, StoreDeniedError, StoreError, StoreUnavailableError
-from pipeline.storage.base import PROBE_KEY, ObjectInfo, RangeReader, check_key
+from pipeline.errors import ObjectMissingError, StoreDeniedError, StoreUnavailableError
+from pipeline.storage.base import ObjectInfo, check_key, is_key, prove_writable
+from pipeline.storage.ranged import RangeReader
+from pipeline.storage.s3_errors import translate
+from pipeline.storage.s3_settings import S3Settings, holds_credentials, public_endpoint
 
-T = TypeVar("T")
-
-_MULTIPART_BYTES = 8 * 2**20
-_READ_AHEAD_BYTES = 2**18
-_MISSING = {"NoSuchKey", "404", "NotFound"}
-_DENIED = {
-    "NoSuchBucket", "AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
-    "InvalidToken", "AuthorizationHeaderMalformed", "PermanentRedirect", "301", "InvalidBucketName",
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class S3Settings:
-    """How to reach the service; credentials, and what is None here, come the usual AWS way."""
-
-    endpoint_url: str | None = None
-    region: str | None = None
-    addressing_style: Literal["auto", "path", "virtual"] = "auto"
-    attempts: int = 8
-    """Per request, with exponential backoff."""
-    timeout_s: float = 60.0
+_T = TypeVar("_T")
+_POOL_CONNECTIONS = 32
+_PART_BYTES = 8 * 2**20
+_LONGEST_PAUSE_S = 15.0
+_TRANSFER = TransferConfig(
+    multipart_threshold=_PART_BYTES,
+    multipart_chunksize=_PART_BYTES,
+    max_concurrency=8,
+    preferred_transfer_client="classic",
+)
 
 
 class S3Store:
-    """Keys below a prefix of one bucket. Holds no credentials and no connection when pickled."""
+    """An `ObjectStore` in `bucket`, its keys below `prefix` (`a/b` without slashes around it, or empty).
+
+    Picklable and thread-safe: each process connects when it first needs to. An object of more than 8 MiB is put in
+    parts, which are given up again if one fails. Every body sent is signed, so the server refuses a damaged one.
+    """
 
     def __init__(self, bucket: str, prefix: str, settings: S3Settings) -> None:
         self._bucket = bucket
-        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._prefix = f"{check_key(prefix)}/" if prefix else ""
         self._settings = settings
         self._lock = threading.Lock()
-        self._client: Any = None
+        self._client_of: tuple[int, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"S3Store({self.uri!r})"
 
     def __reduce__(self) -> tuple[type["S3Store"], tuple[str, str, S3Settings]]:
-        return S3Store, (self._bucket, self._prefix, self._settings)
+        return S3Store, (self._bucket, self._prefix.removesuffix("/"), self._settings)
 
     @property
     def uri(self) -> str:
-        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+        """`s3://bucket/prefix`."""
+        return f"s3://{self._bucket}/{self._prefix}".removesuffix("/")
 
     def put(self, key: str, body: bytes) -> None:
-        name = self._name(key)
-        if len(body) <= _MULTIPART_BYTES:
-            self._ask(key, lambda client: client.put_object(Bucket=self._bucket, Key=name, Body=body))
-            return
-        # Sends parts, and aborts the upload when one fails.
-        transfer = TransferConfig(multipart_threshold=_MULTIPART_BYTES, multipart_chunksize=_MULTIPART_BYTES)
-        self._ask(key, lambda client: client.upload_fileobj(io.BytesIO(body), self._bucket, name, Config=transfer))
+        """Write or replace the object; all of it becomes visible at once."""
+        target = {"Bucket": self._bucket, "Key": self._full(key)}
+
+        def send(client: Any) -> None:
+            if len(body) > _PART_BYTES:
+                client.upload_fileobj(io.BytesIO(body), **target, Config=_TRANSFER)
+            else:
+                client.put_object(**target, Body=body)
+
+        self._insist(send, f"writing {key!r}")
 
     def get(self, key: str) -> bytes:
-        return self._read(key, None)
+        """Return the whole object, its length verified. Raises ObjectMissingError."""
+        target = {"Bucket": self._bucket, "Key": self._full(key)}
+        return self._insist(lambda client: _read_all(client.get_object(**target)), f"reading {key!r}")
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        return self._read(key, f"bytes={start}-{start + length - 1}") if length > 0 else b""
+        """Return `length` bytes from byte `start` on, fewer where the object ends. Raises ObjectMissingError."""
+        assert min(start, length) >= 0, (start, length)
+        if length == 0:  # HTTP has no way to ask for nothing
+            self._require(key)
+            return b""
+        target = {"Bucket": self._bucket, "Key": self._full(key)}
+        return self._insist(lambda client: _read_range(client, target, start, length), f"reading {key!r}")
 
     def head(self, key: str) -> ObjectInfo | None:
-        name = self._name(key)
+        """Return size and time of the object, None if there is none.
+
+        S3 answers this one question the same way where there is no such bucket; all other operations do tell.
+        """
+        target = {"Bucket": self._bucket, "Key": self._full(key)}
         try:
-            found = self._ask(key, lambda client: client.head_object(Bucket=self._bucket, Key=name))
+            answer = self._insist(lambda client: client.head_object(**target), f"looking at {key!r}")
         except ObjectMissingError:
             return None
-        return ObjectInfo(key=key, size_bytes=found["ContentLength"], modified=found["LastModified"])
+        return ObjectInfo(key=key, size_bytes=answer["ContentLength"], modified=_utc(answer["LastModified"]))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        following: dict[str, str] = {}
+        """Yield the objects whose key begins with `prefix`, in key order, a page of up to 1,000 per request."""
+        arguments = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
         while True:
-            page = self._ask(prefix, partial(self._page, prefix=prefix, following=following))
-            for entry in page.get("Contents", ()):
-                key = entry["Key"].removeprefix(self._prefix)
-                yield ObjectInfo(key=key, size_bytes=entry["Size"], modified=entry["LastModified"])
-            if not page.get("IsTruncated"):
+            page = self._insist(lambda client: client.list_objects_v2(**arguments), f"listing {prefix!r}")
+            yield from self._listed(page)
+            if not page["IsTruncated"]:
                 return
-            following = {"ContinuationToken": page["NextContinuationToken"]}
+            arguments["ContinuationToken"] = page["NextContinuationToken"]
 
     def delete(self, key: str) -> None:
-        name = self._name(key)
-        self._ask(key, lambda client: client.delete_object(Bucket=self._bucket, Key=name))
+        """Remove the object, if there is one."""
+        target = {"Bucket": self._bucket, "Key": self._full(key)}
+        try:
+            self._insist(lambda client: client.delete_object(**target), f"deleting {key!r}")
+        except ObjectMissingError:  # AWS says 204 here, other servers 404
+            return
 
     def open(self, key: str) -> BinaryIO:
-        found = self.head(key)
-        if found is None:
-            raise ObjectMissingError(f"no such object: {self.uri}/{key}")
-        return io.BufferedReader(RangeReader(self, key, found.size_bytes), _READ_AHEAD_BYTES)
+        """Open the object for reading; each read is one ranged request. Raises ObjectMissingError."""
+        size_bytes = self._require(key).size_bytes
+        reader = RangeReader(lambda start, length: self.get_range(key, start, length), size_bytes)
+        return cast(BinaryIO, reader)  # a raw file does all a BinaryIO for reading does, without being one by name
 
     def check_writable(self) -> None:
-        self.put(PROBE_KEY, b"")
-        self.delete(PROBE_KEY)
+        """Write and delete a small object under `_darkroom/`."""
+        prove_writable(self)
 
-    def _page(self, client: Any, prefix: str, following: dict[str, str]) -> Any:
-        return client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix + prefix, **following)
-
-    def _read(self, key: str, span: str | None) -> bytes:
-        """botocore does not retry a body that breaks off: read it whole, check its length, else ask again."""
-        name, extra = self._name(key), {"Range": span} if span else {}
-        reason = ""
-        for attempt in range(self._settings.attempts):
-            time.sleep(min(8.0, 0.1 * 2**attempt) if attempt else 0)
-            try:
-                found = self._ask(key, lambda client: client.get_object(Bucket=self._bucket, Key=name, **extra))
-                body: bytes = found["Body"].read()
-                if len(body) == found["ContentLength"]:
-                    return body
-                reason = f"{len(body)} of {found['ContentLength']} bytes arrived"
-            except _RangeEndError:
-                return b""
-            except (BotoCoreError, BodyError, OSError) as error:
-                reason = type(error).__name__
-        raise StoreUnavailableError(f"reading kept failing ({reason}): {self.uri}/{key}")
-
-    def _name(self, key: str) -> str:
+    def _full(self, key: str) -> str:
         return self._prefix + check_key(key)
 
-    def _ask(self, key: str, request: Callable[[Any], T]) -> T:
-        try:
-            return request(self._connected())
-        except ClientError as error:
-            raise self._from_answer(error, key) from None
-        except (NoCredentialsError, PartialCredentialsError):
-            raise StoreDeniedError(f"no AWS credentials were found for {self.uri}") from None
-        except (BotoCoreError, boto3.exceptions.Boto3Error) as error:
-            raise self._from_transport(error) from None
+    def _require(self, key: str) -> ObjectInfo:
+        info = self.head(key)
+        if info is None:
+            raise ObjectMissingError(f"no object: reading {key!r} in {self.uri}")
+        return info
 
-    def _from_answer(self, error: ClientError, key: str) -> Exception:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        if code in _MISSING:
-            return ObjectMissingError(f"no such object: {self.uri}/{key}")
-        if code in ("InvalidRange", "416"):
-            return _RangeEndError(f"past the end of {self.uri}/{key}")
-        if code in _DENIED:
-            return StoreDeniedError(f"the store refused ({code}) access to bucket {self._bucket!r}{self._at()}")
-        return StoreUnavailableError(f"the store kept answering {code or 'an error'} for {self.uri}/{key}{self._at()}")
+    def _listed(self, page: Any) -> Iterator[ObjectInfo]:
+        for item in page.get("Contents", ()):
+            key = item["Key"][len(self._prefix) :]
+            if is_key(key):
+                yield ObjectInfo(key=key, size_bytes=item["Size"], modified=_utc(item["LastModified"]))
 
-    def _from_transport(self, error: Exception) -> StoreError:
-        kind = "cannot be reached" if isinstance(error, BotoConnectionError) else f"failed ({type(error).__name__})"
-        return StoreUnavailableError(f"the store of {self.uri} {kind}{self._at()}")
+    def _insist(self, call: Callable[[Any], _T], what: str) -> _T:
+        """Call with the client, again after growing pauses while the failure may pass and patience lasts.
 
-    def _at(self) -> str:
-        return f" at {self._client.meta.endpoint_url}" if self._client is not None else ""
+        botocore has by then sent each request `max_attempts` times; these rounds are for what it does not retry
+        (a body that breaks off, an upload whose last answer was lost) and for outages longer than its few seconds.
+        """
+        client, place = self._connection()
+        deadline: float | None = None
+        for round_number in count():
+            try:
+                return call(client)
+            except (ClientError, BotoCoreError) as error:
+                failure = translate(error, what, place)
+                now, pause_s = time.monotonic(), _pause_s(round_number)
+                deadline = now + self._settings.patience_s if deadline is None else deadline
+                if not isinstance(failure, StoreUnavailableError) or now + pause_s > deadline:
+                    raise failure from error
+            time.sleep(pause_s)
+        raise AssertionError("count() does not end")
 
-    def _connected(self) -> Any:
+    def _connection(self) -> tuple[Any, str]:
+        """Return this process's client (a forked child must not share its parent's sockets), and words for it."""
         with self._lock:
-            if self._client is None:
-                self._client = _connect(self._settings)
-            return self._client
-
-
-class _RangeEndError(StoreError):
-    """A range begins at or past the object's end."""
+            if self._client_of is None or self._client_of[0] != os.getpid():
+                self._client_of = (os.getpid(), _connect(self._settings))
+            client = self._client_of[1]
+        return client, f"bucket {self._bucket!r} at {client.meta.endpoint_url}"
 
 
 def _connect(settings: S3Settings) -> Any:
-    session = boto3.session.Session(region_name=settings.region)
-
-    def client(style: str | None) -> Any:
-        config = Config(
-            retries={"mode": "standard", "total_max_attempts": settings.attempts},
-            connect_timeout=min(10.0, settings.timeout_s),
-            read_timeout=settings.timeout_s,
-            max_pool_connections=32,
-            signature_version="s3v4",
-            # Later checksum headers are unknown to many S3 servers; bodies are signed and their lengths are checked.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            s3={"addressing_style": style} if style else None,
+    """Return a boto3 client. A style that is not given is left to botocore, which prefers paths on own endpoints."""
+    style = {} if settings.addressing_style == "auto" else {"addressing_style": settings.addressing_style}
+    config = Config(
+        signature_version="s3v4",
+        retries={"mode": "standard", "total_max_attempts": settings.max_attempts},
+        connect_timeout=settings.connect_timeout_s,
+        read_timeout=settings.read_timeout_s,
+        max_pool_connections=_POOL_CONNECTIONS,
+        tcp_keepalive=True,
+        # Many servers know nothing of the checksums AWS has added; the signature already covers the body.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3={"payload_signing_enabled": True, **style},
+    )
+    place = f"S3 at {settings.endpoint_url or 'the endpoint of the AWS environment or configuration'}"
+    try:
+        # A session of its own: the default one is not thread-safe while clients are made.
+        client = boto3.session.Session().client(
+            "s3", endpoint_url=settings.endpoint_url, region_name=settings.region, config=config
         )
-        region = session.region_name or "us-east-1"
-        return session.client("s3", endpoint_url=settings.endpoint_url, region_name=region, config=config)
+    except BotoCoreError as error:
+        raise translate(error, "connecting", place) from error
+    except ValueError:
+        raise StoreDeniedError(f"{place} is not an address. Use http://host:port or https://host") from None
+    if holds_credentials(client.meta.endpoint_url):
+        raise StoreDeniedError(
+            f"{public_endpoint(client.meta.endpoint_url)}: take user and password out of the address"
+        )
+    return client
 
-    if settings.addressing_style != "auto":
-        return client(settings.addressing_style)
-    plain = client(None)
-    own_server = not plain.meta.endpoint_url.split("?")[0].rstrip("/").endswith((".amazonaws.com", ".amazonaws.com.cn"))
-    said_otherwise = (session._session.get_scoped_config().get("s3") or {}).get("addressing_style")
-    return client("path") if own_server and not said_otherwise else plain
+
+def _read_all(answer: Any) -> bytes:
+    """Return the body; botocore's reader compares its length with the announced one."""
+    with closing(answer["Body"]) as stream:
+        try:
+            body: bytes = stream.read()
+        except (HTTPError, OSError) as error:  # what botocore lets through, such as a broken TLS record
+            raise ResponseStreamingError(error=error) from error
+    return body
+
+
+def _read_range(client: Any, target: dict[str, str], start: int, length: int) -> bytes:
+    try:
+        answer = client.get_object(**target, Range=f"bytes={start}-{start + length - 1}")
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") in ("InvalidRange", "416"):
+            return b""  # the object ends before `start`
+        raise
+    body = _read_all(answer)
+    whole = answer["ResponseMetadata"]["HTTPStatusCode"] != 206  # a server may answer with all there is
+    return body[start : start + length] if whole else body
+
+
+def _pause_s(round_number: int) -> float:
+    """Double from 1 s up to 15 s, with jitter so that a thousand workers do not come back at once."""
+    return min(_LONGEST_PAUSE_S, 2.0**round_number) * random.uniform(0.5, 1.0)
+
+
+def _utc(modified: datetime) -> datetime:
+    return modified.astimezone(UTC)

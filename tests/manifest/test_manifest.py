@@ -13,29 +13,11 @@ from hypothesis import strategies as st
 from pipeline.errors import ManifestError
 from pipeline.manifest.build import build_manifest
 from pipeline.manifest.check import check_manifest, rejection_error
-from pipeline.manifest.open import Manifest, open_manifest
 from pipeline.manifest.read import read_rows
-from pipeline.manifest.rules import RowRules
-from pipeline.output.schema import RESERVED
 from pipeline.storage.location import open_store
-from pipeline.storage.s3 import S3Settings
+from tests.manifest.files import opened, rows, write
 
-RULES = RowRules(size_factor=8, schedulers=frozenset({"ddim", "euler"}), reserved=RESERVED)
 PARTI = Path(__file__).parents[2].parent / "shared" / "data" / "partiprompts.tsv"
-
-
-def write(path: Path, table: pa.Table | dict[str, Any], **options: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(table), path, **options)
-    return path
-
-
-def opened(path: Path | str, columns: dict[str, str] | None = None) -> Manifest:
-    return open_manifest(str(path), columns=columns or {}, rules=RULES, s3=S3Settings())
-
-
-def rows(manifest: Manifest) -> list[dict[str, Any]]:
-    return [row for batch in read_rows(manifest) for row in batch.table.to_pylist()]
 
 
 def test_defaults_mapping_and_extra_columns(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ root, but a folder on a file system with extended attributes (ext4, xfs, btrfs; 
 
 import atexit
 import getpass
-import os
 import random
 import socket
 import subprocess
@@ -168,7 +167,8 @@ class SwiftServer:
 
     def _spawn(self, name: str) -> subprocess.Popen[bytes]:
         module = "swift.obj.server" if name == "object" else f"swift.{name}.server"
-        command = [self._python, "-c", _LAUNCHER, module, self._folder / f"{name}-server.conf", "--verbose"]
+        configuration = str(self._folder / f"{name}-server.conf")
+        command = [str(self._python), "-c", _LAUNCHER, module, configuration, "--verbose"]
         with (self._folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder)
 

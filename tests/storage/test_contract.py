@@ -1,115 +1,221 @@
-"""One contract, two stores: every test runs on a directory and on a real S3 server."""
+"""What both stores promise, one suite for both: a directory, and a bucket of a real S3 server."""
 
-import io
 import pickle
-from collections.abc import Iterator
+import random
+import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ObjectMissingError
-from pipeline.storage.base import ObjectStore, check_key
-from pipeline.storage.location import open_store
+from pipeline.storage.base import ObjectStore, check_key, is_key
+from pipeline.storage.local import LocalStore
+from pipeline.storage.s3 import S3Store
+from pipeline.storage.s3_settings import S3Settings
+
+MIB = 2**20
+ORDERED_KEYS = ["a!", "a-b", "a.b", "a/a", "a/b-c/x", "a/b/c", "a/b0", "a0", "aa", "b", "ä/ö", "日本", "😀/x", "🛑"]
+BAD_KEYS = [
+    "",
+    "/a",
+    "a/",
+    "a//b",
+    ".",
+    "..",
+    "../a",
+    "a/../b",
+    "a/./b",
+    "a\0b",
+    "a\nb",
+    "a/.tmp-1",
+    "\ud800",
+    "x" * 256,
+]
 
 
-@pytest.fixture(params=["local", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
-    if request.param == "local":
-        yield open_store(str(tmp_path / "not" / "there" / "yet"))
-    else:
-        yield open_store(f"s3://{request.getfixturevalue('s3_bucket')}/some/prefix")
+def local_store(request: pytest.FixtureRequest) -> ObjectStore:
+    return LocalStore(Path(request.getfixturevalue("tmp_path")) / "root")
 
 
-@pytest.mark.parametrize("size", [0, 1, 1000, 20 * 2**20])
-def test_what_is_put_is_got(store: ObjectStore, size: int) -> None:
-    body = bytes(range(251)) * (size // 251) + bytes(size % 251)
+def s3_store(request: pytest.FixtureRequest) -> ObjectStore:
+    server: S3Settings = request.getfixturevalue("s3_settings")
+    return S3Store(request.getfixturevalue("s3_bucket"), "some/prefix", server)
+
+
+@pytest.fixture(params=[local_store, s3_store], ids=["local", "s3"])
+def store(request: pytest.FixtureRequest) -> ObjectStore:
+    make: Callable[[pytest.FixtureRequest], ObjectStore] = request.param
+    return make(request)
+
+
+def keys(store: ObjectStore, prefix: str = "") -> list[str]:
+    return [info.key for info in store.list(prefix)]
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 8 * MIB, 20 * MIB + 1])
+def test_round_trip(store: ObjectStore, size_bytes: int) -> None:
+    body = random.Random(size_bytes).randbytes(size_bytes)
     store.put("a/b", body)
     assert store.get("a/b") == body
-    found = store.head("a/b")
-    assert found is not None
-    assert (found.key, found.size_bytes) == ("a/b", size)
-    assert found.modified.utcoffset() is not None
+    info = store.head("a/b")
+    assert info is not None
+    assert (info.key, info.size_bytes) == ("a/b", size_bytes)
+    assert info.modified.tzinfo is UTC
+    assert abs(info.modified - datetime.now(UTC)) < timedelta(minutes=1)
+    assert [(info.key, info.size_bytes) for info in store.list()] == [("a/b", size_bytes)]
 
 
-def test_overwriting(store: ObjectStore) -> None:
-    store.put("k", b"old")
-    store.put("k", b"newer")
-    assert store.get("k") == b"newer"
+def test_overwrite(store: ObjectStore) -> None:
+    for body in (b"first", b"", b"third, and longer", bytes(9 * MIB), b"last"):
+        store.put("a", body)
+        assert store.get("a") == body
 
 
 def test_ranges(store: ObjectStore) -> None:
-    store.put("k", b"0123456789")
-    assert store.get_range("k", 0, 4) == b"0123"
-    assert store.get_range("k", 8, 100) == b"89"
-    assert store.get_range("k", 10, 5) == b""
-    assert store.get_range("k", 3, 0) == b""
+    store.put("a", b"0123456789")
+    assert store.get_range("a", 0, 10) == b"0123456789"
+    assert store.get_range("a", 3, 4) == b"3456"
+    assert store.get_range("a", 8, 100) == b"89"
+    assert store.get_range("a", 10, 5) == b""
+    assert store.get_range("a", 11, 5) == b""
+    assert store.get_range("a", 4, 0) == b""
+    store.put("empty", b"")
+    assert store.get_range("empty", 0, 1) == b""
 
 
 def test_missing(store: ObjectStore) -> None:
-    assert store.head("k") is None
-    assert list(store.list()) == []
+    assert store.head("a") is None
+    assert keys(store) == []
+    for read in (store.get, store.open, lambda key: store.get_range(key, 0, 1), lambda key: store.get_range(key, 0, 0)):
+        with pytest.raises(ObjectMissingError, match="a/b"):
+            read("a/b")
+    store.put("a/b/c", b"")
+    assert store.head("a/b") is None, "what other keys lie below is no object itself"
     with pytest.raises(ObjectMissingError):
-        store.get("k")
-    with pytest.raises(ObjectMissingError):
-        store.open("k")
-    store.delete("k")
+        store.get("a/b")
 
 
-def test_deleting(store: ObjectStore) -> None:
-    store.put("k", b"x")
-    store.delete("k")
-    assert store.head("k") is None
+def test_delete_is_idempotent(store: ObjectStore) -> None:
+    store.put("a/b", b"x")
+    for _ in range(3):
+        store.delete("a/b")
+        assert store.head("a/b") is None
+    store.delete("never/was")
+    assert keys(store) == []
+    store.put("a/b", b"again")
+    assert store.get("a/b") == b"again"
 
 
-def test_listing_is_in_key_order_and_by_plain_prefix(store: ObjectStore) -> None:
-    keys = ["a-b", "a.b", "a/b", "a/c/d", "a0", "ab", "b/a", "é", "z"]
-    for key in reversed(keys):
-        store.put(key, key.encode())
-    assert [info.key for info in store.list()] == sorted(keys, key=str.encode)
-    assert [info.key for info in store.list("a/")] == ["a/b", "a/c/d"]
-    assert [info.key for info in store.list("a/c")] == ["a/c/d"]
-    assert [info.key for info in store.list("a")] == ["a-b", "a.b", "a/b", "a/c/d", "a0", "ab"]
-    assert [info.size_bytes for info in store.list("é")] == [2]
+def test_listing_is_in_the_order_of_utf8_bytes_and_a_prefix_is_plain_text(store: ObjectStore) -> None:
+    for key in random.Random(0).sample(ORDERED_KEYS, len(ORDERED_KEYS)):
+        store.put(key, b"")
+    assert sorted(ORDERED_KEYS, key=str.encode) == ORDERED_KEYS
+    assert keys(store) == ORDERED_KEYS
+    for prefix in ("a", "a/", "a/b", "a/b/", "a/b/c", "a/b/c/", "a0", "ä", "/", "..", "../", "./", "z"):
+        assert keys(store, prefix) == [key for key in ORDERED_KEYS if key.startswith(prefix)], prefix
 
 
-def test_more_than_a_page(store: ObjectStore) -> None:
-    keys = [f"n/{number:04}" for number in range(1050)]
+def test_listing_goes_on_after_a_thousand(store: ObjectStore) -> None:
+    names = [f"n/{number:04d}" for number in range(1005)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: store.put(key, b""), names))
+    assert keys(store) == names
+    listing = store.list("n/")
+    assert next(listing).key == "n/0000", "a listing need not be read to its end"
+
+
+def test_concurrent_puts_and_gets(store: ObjectStore) -> None:
+    def work(thread: int) -> bool:
+        body = bytes([thread]) * (thread * 1000 + 1)
+        for number in range(3):
+            store.put(f"of/{thread % 4}/{thread}-{number}", body)
+        store.put("shared", body)
+        return store.get(f"of/{thread % 4}/{thread}-0") == body
+
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda key: store.put(key, b""), keys))
-    assert [info.key for info in store.list("n/")] == keys
+        assert all(pool.map(work, range(16)))
+    assert len(keys(store, "of/")) == 16 * 3
+    shared = store.get("shared")
+    assert shared == bytes([shared[0]]) * (shared[0] * 1000 + 1), "one of the sixteen, whole"
 
 
-def test_pickled_store_works_and_holds_no_secret(store: ObjectStore) -> None:
-    store.put("k", b"x")
-    packed = pickle.dumps(store)
-    assert b"testing" not in packed
-    assert pickle.loads(packed).get("k") == b"x"  # noqa: S301  # our own bytes
-    assert "testing" not in repr(store.__dict__ if hasattr(store, "__dict__") else store)
+def test_pickles_before_and_after_use(store: ObjectStore) -> None:
+    for _ in range(2):
+        copy: ObjectStore = pickle.loads(pickle.dumps(store))  # noqa: S301  # our own bytes
+        copy.put("a", b"x")
+        assert store.get("a") == b"x"
+        assert copy.uri == store.uri
 
 
-def test_parquet_is_read_through_ranges(store: ObjectStore) -> None:
-    table = pa.table({"a": range(100_000), "b": ["text"] * 100_000})
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, row_group_size=1000)
-    store.put("t.parquet", buffer.getvalue())
-    with store.open("t.parquet") as file:
-        parquet = pq.ParquetFile(pa.PythonFile(file, mode="r"))
-        assert parquet.read_row_group(50, ["a"])["a"].to_pylist() == list(range(50_000, 51_000))
-        file.seek(-4, io.SEEK_END)
-        assert file.read() == b"PAR1"
+def test_open_seeks_and_reads(store: ObjectStore) -> None:
+    body = random.Random(0).randbytes(100_000)
+    store.put("a", body)
+    with store.open("a") as file:
+        assert (file.readable(), file.seekable(), file.tell()) == (True, True, 0)
+        assert (file.read(10), file.tell()) == (body[:10], 10)
+        assert (file.seek(-10, 2), file.read()) == (99_990, body[-10:])
+        assert file.read(5) == b""
+        assert (file.seek(50), file.seek(50, 1), file.read(1)) == (50, 100, body[100:101])
+        assert (file.seek(200_000), file.read(5)) == (200_000, b"")
+        file.seek(0)
+        assert file.read() == body
+        with pytest.raises((ValueError, OSError)):
+            file.seek(-1)
+    with pytest.raises(ValueError, match="closed"):
+        file.read(1)
+
+
+def test_reads_parquet_through_open(store: ObjectStore) -> None:
+    table = pa.table({"n": list(range(50_000)), "text": [f"prompt {n}" for n in range(50_000)]})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, row_group_size=10_000)
+    store.put("m/prompts.parquet", sink.getvalue().to_pybytes())
+    with store.open("m/prompts.parquet") as raw, pa.PythonFile(raw, mode="r") as file, pq.ParquetFile(file) as parquet:
+        assert parquet.num_row_groups == 5
+        assert parquet.read_row_group(3, columns=["n"])["n"].to_pylist() == list(range(30_000, 40_000))
+        assert parquet.read().equals(table)
 
 
 def test_check_writable_leaves_nothing(store: ObjectStore) -> None:
     store.check_writable()
-    assert list(store.list()) == []
+    assert keys(store) == []
 
 
-@given(st.text(max_size=8).map(lambda text: f"a/{text}/../b") | st.sampled_from(["", "/a", "a//b", "a/", ".", "a\0b"]))
-def test_bad_keys_are_refused(key: str) -> None:
-    with pytest.raises(ValueError, match="not a key"):
-        check_key(key)
+@pytest.mark.parametrize("key", BAD_KEYS, ids=lambda key: ascii(key[:10]))
+def test_bad_keys_are_refused_by_every_method(tmp_path: Path, key: str) -> None:
+    for store in (LocalStore(tmp_path), S3Store("bucket", "", S3Settings())):
+        for use in (store.get, store.head, store.delete, store.open):
+            with pytest.raises(ValueError, match="not a key"):
+                use(key)
+        with pytest.raises(ValueError, match="not a key"):
+            store.put(key, b"")
+        with pytest.raises(ValueError, match="not a key"):
+            store.get_range(key, 0, 1)
+
+
+PIECES = st.sampled_from(["/", ".", "..", "a", "-", "é", "\0", "\n", "\x7f", ".tmp-", "\ud800", "\\", "~", "C:", "😀"])
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.one_of(st.text(max_size=40), st.lists(PIECES, max_size=8).map("".join)))
+def test_any_text_is_refused_or_is_a_file_below_the_root(key: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "above" / "root"
+        store = LocalStore(root)
+        if not is_key(key):
+            with pytest.raises(ValueError, match="not a key"):
+                check_key(key)
+            return
+        store.put(key, b"x")
+        assert store.get(key) == b"x"
+        assert keys(store) == [key]
+        files = [path for path in Path(folder).rglob("*") if path.is_file()]
+        assert len(files) == 1
+        assert files[0].is_relative_to(root)
