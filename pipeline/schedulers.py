@@ -15,7 +15,7 @@ class SchedulerKind:
     """One diffusers class with the settings that tell it from its siblings."""
 
     class_name: str
-    settings: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str | bool] = field(default_factory=dict)
     """Put over the model's own scheduler configuration."""
     second_order: bool = False
     """Every step but the last evaluates the denoiser twice."""
@@ -36,7 +36,7 @@ SCHEDULERS: Mapping[str, SchedulerKind] = {
     ),
     "deis": SchedulerKind(class_name="DEISMultistepScheduler", settings={"algorithm_type": "deis"}),
     "unipc": SchedulerKind(class_name="UniPCMultistepScheduler"),
-    "pndm": SchedulerKind(class_name="PNDMScheduler"),
+    "pndm": SchedulerKind(class_name="PNDMScheduler", settings={"skip_prk_steps": True}),
     "heun": SchedulerKind(class_name="HeunDiscreteScheduler", second_order=True),
     "lms": SchedulerKind(class_name="LMSDiscreteScheduler", needs="scipy"),
     "kdpm2": SchedulerKind(class_name="KDPM2DiscreteScheduler", second_order=True),
@@ -46,9 +46,6 @@ SCHEDULERS: Mapping[str, SchedulerKind] = {
     "flow_match_euler": SchedulerKind(class_name="FlowMatchEulerDiscreteScheduler", flow=True),
     "flow_match_heun": SchedulerKind(class_name="FlowMatchHeunDiscreteScheduler", flow=True, second_order=True),
 }
-
-STABLE_DIFFUSION_CONFIG: Mapping[str, object] = {"num_train_timesteps": 1000, "skip_prk_steps": True}
-"""What the functions below assume where no configuration is given: that of Stable Diffusion's published models."""
 
 _HALF_LOG_SNR = ("dpmsolver++", "dpmsolver++_sde", "deis", "unipc", "sasolver")
 """Solvers in lambda = log(alpha / sigma): two equal timesteps in a row divide by zero."""
@@ -75,38 +72,33 @@ def name_of_class(class_name: str, config: Mapping[str, object]) -> str:
         f"this variant of {class_name} is not supported",
         where=f"{where}: {key}",
         value=own[key],
-        allowed=", ".join(kind.settings[key] for kind in named.values()),
+        allowed=", ".join(str(kind.settings[key]) for kind in named.values()),
     )
 
 
-def evaluations(
-    scheduler: str, num_inference_steps: int, config: Mapping[str, object] = STABLE_DIFFUSION_CONFIG
-) -> int:
+def evaluations(scheduler: str, num_inference_steps: int) -> int:
     """How often a stock diffusers pipeline calls the denoiser, for a step count that ``allowed_steps`` holds.
 
-    Heun and KDPM2 (Karras et al., arXiv:2206.00364) evaluate twice in every step but the last. PNDM (Liu et al.,
-    arXiv:2202.09778) repeats one evaluation, or starts with three Runge-Kutta steps of four evaluations each.
+    Heun and KDPM2 (Karras et al., arXiv:2206.00364) evaluate twice in every step but the last. PNDM without
+    Runge-Kutta steps (Liu et al., arXiv:2202.09778), as Stable Diffusion has it, repeats one evaluation.
     """
     if SCHEDULERS[scheduler].second_order:
         return 2 * num_inference_steps - 1
-    if scheduler == "pndm" and not config.get("skip_prk_steps", False):
-        return num_inference_steps + 9
     if scheduler == "pndm" and num_inference_steps > 1:
         return num_inference_steps + 1
     return num_inference_steps
 
 
-def allowed_steps(scheduler: str, config: Mapping[str, object] = STABLE_DIFFUSION_CONFIG) -> range:
+def allowed_steps(scheduler: str, config: Mapping[str, object]) -> range:
     """Step counts with which the scheduler works: outside, diffusers raises, or divides by zero and draws NaN."""
     trained = _whole(config, "num_train_timesteps", 1000)
     if scheduler == "lcm":
         return range(1, min(trained, _whole(config, "original_inference_steps", 50)) + 1)
     if scheduler in _HALF_LOG_SNR:
         return range(1, trained - 1)
-    fewest = 4 if scheduler == "pndm" and not config.get("skip_prk_steps", False) else 1
     if scheduler in _WITHIN_TABLE and config.get("timestep_spacing", "leading") == "leading":
-        return range(fewest, trained)  # Stable Diffusion's ``steps_offset`` of 1 would leave the table
-    return range(fewest, trained + 1)
+        return range(1, trained)  # Stable Diffusion's ``steps_offset`` of 1 would leave the table
+    return range(1, trained + 1)
 
 
 def _whole(config: Mapping[str, object], key: str, default: int) -> int:

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 
 import boto3
 import pytest
+from hypothesis import settings
 
 from pipeline.storage.s3_settings import S3Settings
 from tests.servers.swift import SwiftServer
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import fields
 
 import pyarrow as pa
 
@@ -47,13 +48,14 @@ class ShardRunner:
         try:
             part = self._open_part(shard)
             committed = part.committed()  # Ray runs a finished task again when its answer was lost
+            tasks = list(_tasks(shard))
         except BaseException as error:  # noqa: BLE001  # whatever it is belongs to who waits for the shard
             done.set_exception(error)
             return
         if committed is not None:
             done.set_result(committed)
         else:
-            self._waiting.put(_Shard(shard, part, done, self._pool))
+            self._waiting.put(_Shard(tasks, part, done, self._pool))
 
     def _run(self) -> None:
         try:
@@ -74,9 +76,8 @@ class ShardRunner:
             if shard is None:
                 self._waiting.put(None)
                 return self._engine.busy
-            tasks = list(shard.tasks())
-            self._rendering.update((task.task_id, shard) for task in tasks)
-            self._engine.add(tasks, flush=True)
+            self._rendering.update((task.task_id, shard) for task in shard.tasks)
+            self._engine.add(shard.tasks, flush=True)
 
     def _fail_all(self, error: BaseException) -> None:
         for shard in dict.fromkeys(self._rendering.values()):
@@ -91,24 +92,13 @@ class ShardRunner:
 class _Shard:
     """A shard being rendered: counts its outcomes down and commits after the last."""
 
-    def __init__(self, table: pa.Table, part: PartWriter, done: "Future[pa.Table]", pool: ThreadPoolExecutor) -> None:
-        self._table, self._part, self._done, self._pool = table, part, done, pool
-        self._missing = table.num_rows
+    def __init__(
+        self, tasks: list[RenderTask], part: PartWriter, done: "Future[pa.Table]", pool: ThreadPoolExecutor
+    ) -> None:
+        self.tasks = tasks
+        self._part, self._done, self._pool = part, done, pool
+        self._missing = len(tasks)
         self._lock = threading.Lock()
-
-    def tasks(self) -> Iterator[RenderTask]:
-        fields = [
-            "prompt",
-            "negative_prompt",
-            "seed",
-            "guidance_scale",
-            "num_inference_steps",
-            "scheduler",
-            "width",
-            "height",
-        ]
-        for row in self._table.select(["task_id", *fields]).to_pylist():
-            yield RenderTask(task_id=row.pop("task_id").hex(), recipe=Recipe(**row))
 
     def take(self, outcome: Outcome) -> None:
         self._pool.submit(self._store, outcome)
@@ -128,3 +118,8 @@ class _Shard:
                 self._done.set_result(self._part.commit())
         except BaseException as error:  # noqa: BLE001  # whatever it is belongs to who waits for the shard
             self.fail(error)
+
+
+def _tasks(shard: pa.Table) -> Iterator[RenderTask]:
+    for row in shard.select(["task_id", *(field.name for field in fields(Recipe))]).to_pylist():
+        yield RenderTask(task_id=row.pop("task_id").hex(), recipe=Recipe(**row))

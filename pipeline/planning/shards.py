@@ -32,9 +32,11 @@ def shard_size(amount: Amount, workers: int, slots: int, images: int | None = No
     if images is not None:
         return ShardSize(megapixel_evaluations=0.0, min_images=images, max_images=images)
     lease = LEASE_MEGAPIXEL_EVALUATIONS * -(-workers // WORKERS_PER_DRIVER_SECOND)
-    share = amount.megapixel_evaluations / (workers * LEASES_PER_WORKER)
+    leases = workers * LEASES_PER_WORKER
     return ShardSize(
-        megapixel_evaluations=min(lease, share), min_images=min(MAX_IMAGES, 4 * slots), max_images=MAX_IMAGES
+        megapixel_evaluations=min(lease, amount.megapixel_evaluations / leases),
+        min_images=min(MAX_IMAGES, 4 * slots, max(slots, amount.images // leases)),
+        max_images=MAX_IMAGES,
     )
 
 

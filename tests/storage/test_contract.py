@@ -203,7 +203,7 @@ def test_bad_keys_are_refused_by_every_method(tmp_path: Path, key: str) -> None:
 PIECES = st.sampled_from(["/", ".", "..", "a", "-", "é", "\0", "\n", "\x7f", ".tmp-", "\ud800", "\\", "~", "C:", "😀"])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.one_of(st.text(max_size=40), st.lists(PIECES, max_size=8).map("".join)))
 def test_any_text_is_refused_or_is_a_file_below_the_root(key: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
