@@ -21,6 +21,8 @@ class SchedulerKind:
     """Every step but the last evaluates the denoiser twice."""
     flow: bool = False
     """Only for models trained by flow matching."""
+    takes_sigmas: bool = False
+    """Can be set to a list of sigmas."""
     needs: str | None = None
     """A module diffusers asks for beyond its own requirements."""
 
@@ -43,7 +45,7 @@ SCHEDULERS: Mapping[str, SchedulerKind] = {
     "kdpm2_ancestral": SchedulerKind(class_name="KDPM2AncestralDiscreteScheduler", second_order=True),
     "sasolver": SchedulerKind(class_name="SASolverScheduler", settings={"algorithm_type": "data_prediction"}),
     "lcm": SchedulerKind(class_name="LCMScheduler"),
-    "flow_match_euler": SchedulerKind(class_name="FlowMatchEulerDiscreteScheduler", flow=True),
+    "flow_match_euler": SchedulerKind(class_name="FlowMatchEulerDiscreteScheduler", flow=True, takes_sigmas=True),
     "flow_match_heun": SchedulerKind(class_name="FlowMatchHeunDiscreteScheduler", flow=True, second_order=True),
 }
 

@@ -47,7 +47,7 @@ def read_facts(folder: Path) -> ModelFacts:
             "this model is not supported",
             where=str(folder / "model_index.json"),
             value=class_name,
-            allowed=f"{', '.join(sorted(FAMILIES))}, without an embedded guidance scale",
+            allowed=", ".join(FAMILIES),
         )
     factor = 2 ** (len(read_json(folder / "vae" / "config.json").get("block_out_channels", [0] * 4)) - 1)
     scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
@@ -55,7 +55,7 @@ def read_facts(folder: Path) -> ModelFacts:
         class_name=class_name,
         family=family,
         size_factor=factor * family.patch,
-        native_size=_native_size(config.get("sample_size"), factor),
+        native_size=_native_size(config.get("sample_size") or family.sample_size, factor),
         scheduler=name_of_class(str(scheduler_config.get("_class_name")), scheduler_config),
         scheduler_config={key: value for key, value in scheduler_config.items() if not key.startswith("_")},
     )
@@ -86,7 +86,7 @@ def _denoiser(index: Mapping[str, Any]) -> str | None:
 
 
 def _native_size(sample_size: Any, factor: int) -> tuple[int, int]:
-    height, width = sample_size if isinstance(sample_size, list) else (sample_size or 64, sample_size or 64)
+    height, width = sample_size if isinstance(sample_size, list) else (sample_size, sample_size)
     return width * factor, height * factor
 
 

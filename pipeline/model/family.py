@@ -5,9 +5,11 @@ rows of the denoiser's batch an image takes (``rows``). Planning merges recipes 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
+
+from pipeline.schedulers import SCHEDULERS
 
 
 class Guidance(Enum):
@@ -31,6 +33,12 @@ class Family:
     num_inference_steps: int
     patch: int = 1
     """Latent pixels per side of one token of the denoiser; sizes divide by the autoencoder's factor times this."""
+    flow: bool = False
+    """Trained by flow matching: takes the schedulers for that, and only those."""
+    given_sigmas: bool = False
+    """The pipeline hands its own sigmas to the scheduler, which must take them."""
+    sample_size: int = 64
+    """Latent pixels per side where the denoiser's configuration says nothing."""
 
     def effective_guidance(self, guidance_scale: float) -> float | None:
         """What the guidance scale amounts to; None where the model takes none."""
@@ -48,22 +56,60 @@ class Family:
         classifier_free = self.guidance is Guidance.CLASSIFIER_FREE
         return 2 if classifier_free and effective_guidance is not None and effective_guidance > 1 else 1
 
+    def schedulers(self) -> tuple[str, ...]:
+        """Names of ``SCHEDULERS`` this family can be sampled with."""
+        return tuple(
+            name
+            for name, kind in SCHEDULERS.items()
+            if kind.flow == self.flow and (kind.takes_sigmas or not self.given_sigmas)
+        )
+
+
+_STABLE_DIFFUSION = Family(
+    name="stable_diffusion", guidance=Guidance.CLASSIFIER_FREE, guidance_scale=7.5, num_inference_steps=50
+)
+_STABLE_DIFFUSION_XL = replace(_STABLE_DIFFUSION, name="stable_diffusion_xl", guidance_scale=5.0, sample_size=128)
+_PIXART = replace(_STABLE_DIFFUSION, name="pixart", guidance_scale=4.5, num_inference_steps=20, patch=2)
 
 FAMILIES: Mapping[str, Family] = {
-    "StableDiffusionPipeline": Family(
-        name="stable_diffusion",
+    "StableDiffusionPipeline": _STABLE_DIFFUSION,
+    "StableDiffusionXLPipeline": _STABLE_DIFFUSION_XL,
+    "StableDiffusion3Pipeline": Family(
+        name="stable_diffusion_3",
         guidance=Guidance.CLASSIFIER_FREE,
-        guidance_scale=7.5,
-        num_inference_steps=50,
+        guidance_scale=7.0,
+        num_inference_steps=28,
+        patch=2,
+        flow=True,
+        sample_size=128,
     ),
+    "FluxPipeline": Family(
+        name="flux",
+        guidance=Guidance.EMBEDDED,
+        guidance_scale=3.5,
+        num_inference_steps=28,
+        patch=2,
+        flow=True,
+        given_sigmas=True,
+        sample_size=128,
+    ),
+    "PixArtAlphaPipeline": _PIXART,
+    "PixArtSigmaPipeline": _PIXART,
 }
 """By the class that a model's ``model_index.json`` names."""
 
 
 def family_of(class_name: str, denoiser_config: Mapping[str, Any]) -> Family | None:
-    """The family of a model, or None for one Darkroom does not know.
+    """The family of a model, or None for a class Darkroom does not know.
 
-    A U-Net with ``time_cond_proj_dim`` (latent consistency models) takes its guidance scale as an input, which no
-    family here does yet.
+    The denoiser's configuration says how guidance enters: a U-Net with ``time_cond_proj_dim`` (latent consistency
+    models, arXiv:2310.04378) embeds the guidance scale, a Flux without ``guidance_embeds`` (schnell) takes none.
     """
-    return FAMILIES.get(class_name) if denoiser_config.get("time_cond_proj_dim") is None else None
+    family = FAMILIES.get(class_name)
+    if family is None:
+        return None
+    if denoiser_config.get("time_cond_proj_dim") is not None:
+        return replace(family, guidance=Guidance.EMBEDDED)
+    if family.guidance is Guidance.EMBEDDED and not denoiser_config.get("guidance_embeds", False):
+        return replace(family, guidance=Guidance.NONE)
+    return family

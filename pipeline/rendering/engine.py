@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 
 from pipeline.errors import RenderError
 from pipeline.recipe import RenderTask
+from pipeline.rendering.adapter import Rows
 from pipeline.rendering.backlog import Backlog, Group, Pending
 from pipeline.rendering.loading import LoadedModel
 from pipeline.rendering.prompts import Prompts
@@ -25,7 +26,7 @@ from pipeline.rendering.results import Failed, Outcome, Rendered, Stage
 from pipeline.rendering.slots import Slot
 
 CACHED_TIMETABLES = 64
-"""Pristine schedulers, one per (scheduler, step count)."""
+"""Pristine schedulers, one per (scheduler, step count, size)."""
 DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError)
 """The machine's trouble, never a task's fault."""
 
@@ -63,6 +64,8 @@ class Engine:
         """Their latents wait for the decoder."""
         self._flush = False
         """Some group's latents are all there."""
+        self._conditioning: Rows | None = None
+        """Of the slots as they are; None after one came or left."""
         self._counters = EngineCounters()
 
     @property
@@ -122,11 +125,13 @@ class Engine:
             conditioning = self._prompts.conditioning(adapter.texts(recipe), upcoming)
             encode_s = self._clock() - began
             stage = "denoise"
-            slot = Slot(adapter, pending, conditioning, self._timetable(recipe.scheduler, recipe.num_inference_steps))
+            timetable = self._timetable(recipe.scheduler, recipe.num_inference_steps, recipe.width, recipe.height)
+            slot = Slot(adapter, pending, conditioning, timetable)
         except DEVICE_ERRORS:
             raise
         except Exception as error:  # noqa: BLE001  # the task boundary: what a recipe breaks is that task's failure
             return _failed(pending.task, stage, error)
+        self._conditioning = None
         slot.render_s = self._clock() - began
         self._counters += EngineCounters(encode_s=encode_s, denoise_s=slot.render_s - encode_s)
         return slot
@@ -143,19 +148,25 @@ class Engine:
         for slot in left:
             self._settle(slot.group)
         self._ready += [slot for slot in left if slot not in failed]
-        self._slots = [slot for slot in self._slots if slot not in left]
+        if left:
+            self._slots = [slot for slot in self._slots if slot not in left]
+            self._conditioning = None
         return [*failed.values()]
 
-    def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents (rows, 4, h, w), timesteps (rows,), conditioning (rows, tokens, width); rows without a task are 0."""
+    def _batch(self) -> tuple[Tensor, Tensor, Rows]:
+        """Latents (rows, c, h, w), timesteps (rows,) and conditioning, each (rows, ...); rows without a task are 0."""
         slots, missing = self._slots, self._rows - self._used_rows()
         latents = torch.cat([slot.model_input.expand(slot.rows, -1, -1, -1) for slot in slots])
         timesteps = torch.tensor([slot.timestep for slot in slots for _ in range(slot.rows)], dtype=torch.float32)
-        conditioning = torch.cat([slot.conditioning.rows for slot in slots])
+        if self._conditioning is None:
+            names = slots[0].conditioning
+            self._conditioning = {
+                name: _padded(torch.cat([slot.conditioning[name] for slot in slots]), missing) for name in names
+            }
         return (
-            pad(latents, (0, 0, 0, 0, 0, 0, 0, missing)),
-            pad(timesteps, (0, missing)).to(self._model.adapter.device),
-            pad(conditioning, (0, 0, 0, 0, 0, missing)),
+            _padded(latents, missing),
+            _padded(timesteps, missing).to(self._model.adapter.device),
+            self._conditioning,
         )
 
     def _count_call(self, elapsed_s: float, used: int) -> None:
@@ -186,7 +197,7 @@ class Engine:
         began = self._clock()
         latents = torch.cat([slot.latent for slot in slots])
         missing = self._model.adapter.decode_rows - len(slots)
-        pixels, finite = self._model.adapter.decode(pad(latents, (0, 0, 0, 0, 0, 0, 0, missing)))
+        pixels, finite = self._model.adapter.decode(_padded(latents, missing))
         elapsed_s = self._clock() - began
         self._counters += EngineCounters(decode_s=elapsed_s)
         for slot in slots:
@@ -200,7 +211,7 @@ class Engine:
         return Rendered(
             task=slot.task,
             pixels=pixels,
-            prompt_truncated=slot.conditioning.prompt_truncated,
+            prompt_truncated=slot.prompt_truncated,
             rows=self._rows,
             render_s=slot.render_s,
             device=self._model.device,
@@ -208,6 +219,11 @@ class Engine:
 
     def _used_rows(self) -> int:
         return sum(slot.rows for slot in self._slots)
+
+
+def _padded(rows: Tensor, missing: int) -> Tensor:
+    """(n, ...) to (n + missing, ...), the rest zeros."""
+    return pad(rows, (*[0, 0] * (rows.ndim - 1), 0, missing))
 
 
 def _advance(slot: Slot, predicted: Tensor) -> Failed | None:

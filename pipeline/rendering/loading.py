@@ -1,6 +1,6 @@
 """A model's folder in, a model ready to render out."""
 
-import json
+import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +14,9 @@ import torch
 import transformers
 
 from pipeline.errors import ModelError
-from pipeline.rendering.stable_diffusion import StableDiffusion
+from pipeline.model.facts import is_component, read_facts, read_json
+from pipeline.rendering.adapter import Adapter
+from pipeline.rendering.families import ADAPTERS
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -22,24 +24,25 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
 }
 
-ADAPTERS: Mapping[str, type[StableDiffusion]] = {"StableDiffusionPipeline": StableDiffusion}
-"""By the class that ``model_index.json`` names."""
-
-_WEIGHTED = ("text_encoder", "unet", "vae")
 _LIBRARIES = ("diffusers", "transformers")
+_TOKENIZER_LOGGERS = ("transformers.tokenization_utils_base",)
+_LEFT_OUT = {
+    "safety_checker": None,
+    "feature_extractor": None,
+    "image_encoder": None,
+    "requires_safety_checker": False,
+    "add_watermarker": False,
+}
+"""What stock pipelines load or do beside making the picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
     """A model on its device, eval, without gradients."""
 
-    adapter: StableDiffusion
+    adapter: Adapter
     device: str
     dtype: str
-    scheduler_config: Mapping[str, Any]
-    """The model's own, as its stock pipeline corrects it."""
-    latent_factor: int
-    """px of the picture per side of one latent pixel"""
 
 
 def load_model(folder: Path, *, dtype: str, device: str) -> LoadedModel:
@@ -50,67 +53,42 @@ def load_model(folder: Path, *, dtype: str, device: str) -> LoadedModel:
     """
     if dtype not in DTYPES:
         raise ModelError("unknown dtype", value=dtype, allowed=", ".join(DTYPES))
-    index = _read_index(folder)
-    adapter_class = _adapter_class(folder, index)
-    _require_vocabulary(folder / "tokenizer")
+    facts = read_facts(folder)
+    adapter_class = ADAPTERS[facts.class_name]
     with _quiet():
-        stock = _load_stock(folder, index, DTYPES[dtype]).to(device)
+        stock, modules = _load_stock(folder, facts.class_name, adapter_class, DTYPES[dtype])
+        stock.to(device)
     stock.set_progress_bar_config(disable=True)
-    for name in _WEIGHTED:
-        getattr(stock, name).requires_grad_(False).eval()
+    for logger in (type(stock).__module__, *_TOKENIZER_LOGGERS):
+        logging.getLogger(logger).addFilter(_TRUNCATION)
+    for module in modules:
+        module.requires_grad_(False).eval()
     adapter = adapter_class(
         stock=stock,
+        family=facts.family,
         device=torch.device(device),
         dtype=DTYPES[dtype],
         scheduler_config=dict(stock.scheduler.config),
     )
-    return LoadedModel(
-        adapter=adapter,
-        device=device,
-        dtype=dtype,
-        scheduler_config=adapter.scheduler_config,
-        latent_factor=adapter.latent_factor,
-    )
+    return LoadedModel(adapter=adapter, device=device, dtype=dtype)
 
 
-def _read_index(folder: Path) -> Mapping[str, Any]:
-    path = folder / "model_index.json"
+def _load_stock(folder: Path, class_name: str, adapter: type[Adapter], dtype: torch.dtype) -> tuple[Any, list[Any]]:
+    """The stock pipeline, and its parts with weights."""
+    index = read_json(folder / "model_index.json")
+    for name, entry in index.items():
+        if name.startswith("tokenizer") and is_component(entry):
+            _require_vocabulary(folder / name)
+    there = [name for name in adapter.optional if is_component(index.get(name))]
+    parts = {name: _load_part(folder, name, index.get(name), dtype) for name in (*adapter.modules, *there)}
+    stock_class = getattr(diffusers, class_name)
+    takes = inspect.signature(stock_class.__init__).parameters
+    left_out = {name: value for name, value in _LEFT_OUT.items() if name in takes}
     try:
-        index = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"not a model in diffusers format: {error}", where=str(path)) from None
-    if not isinstance(index, dict):
-        raise ModelError("not a model in diffusers format: no JSON object", where=str(path))
-    return index
-
-
-def _adapter_class(folder: Path, index: Mapping[str, Any]) -> type[StableDiffusion]:
-    named = index.get("_class_name")
-    if not isinstance(named, str) or named not in ADAPTERS:
-        raise ModelError(
-            "this model's pipeline class is not supported",
-            where=str(folder / "model_index.json"),
-            value=named,
-            allowed=", ".join(ADAPTERS),
-        )
-    return ADAPTERS[named]
-
-
-def _load_stock(folder: Path, index: Mapping[str, Any], dtype: torch.dtype) -> Any:
-    parts = {name: _load_part(folder, name, index.get(name), dtype) for name in _WEIGHTED}
-    try:
-        return getattr(diffusers, index["_class_name"]).from_pretrained(
-            folder,
-            dtype=dtype,
-            local_files_only=True,
-            safety_checker=None,
-            feature_extractor=None,
-            image_encoder=None,
-            requires_safety_checker=False,
-            **parts,
-        )
+        stock = stock_class.from_pretrained(folder, dtype=dtype, local_files_only=True, **left_out, **parts)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"the model cannot be loaded: {error}", where=str(folder)) from error
+    return stock, list(parts.values())
 
 
 def _load_part(folder: Path, name: str, entry: Any, dtype: torch.dtype) -> Any:
@@ -145,7 +123,7 @@ def _refuse_pickle(folder: Path) -> None:
 
 def _require_vocabulary(folder: Path) -> None:
     """Transformers makes a tokenizer without words from an empty or missing folder and says nothing."""
-    names = ("tokenizer.json", "vocab.json")
+    names = ("tokenizer.json", "vocab.json", "spiece.model")
     if not any((folder / name).is_file() for name in names):
         raise ModelError("the tokenizer has no vocabulary", where=str(folder), allowed=" or ".join(names))
 
@@ -157,6 +135,17 @@ class _Advice(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not any(phrase in record.getMessage() for phrase in self._PHRASES)
+
+
+class _Truncation(logging.Filter):
+    """Drops what is said of every long prompt; each image's metadata tells it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return "was truncated" not in message and "sequence length is longer" not in message
+
+
+_TRUNCATION = _Truncation()
 
 
 @contextmanager

@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from pipeline.rendering.stable_diffusion import StableDiffusion
+from pipeline.rendering.adapter import Adapter, Rows, Text
 
 CACHED_TEXTS = 256
 """At 77 tokens: 60 MB for Stable Diffusion 1.x in float32."""
@@ -17,20 +16,20 @@ CACHED_TEXTS = 256
 class Conditioning:
     """What the denoiser is told of one task."""
 
-    rows: Tensor
-    """(1 or 2, tokens, width): unconditional, conditional; or only the latter"""
+    rows: Rows
+    """Each (1 or 2, ...): unconditional, conditional; or only the latter"""
     prompt_truncated: bool
 
 
 class Prompts:
     """A bounded cache of encoded texts; the least recently used leaves first."""
 
-    def __init__(self, adapter: StableDiffusion, capacity: int = CACHED_TEXTS) -> None:
+    def __init__(self, adapter: Adapter, capacity: int = CACHED_TEXTS) -> None:
         assert capacity >= adapter.encode_rows, "one call of the text encoder must fit"
         self._adapter, self._capacity = adapter, capacity
-        self._texts: OrderedDict[str, tuple[Tensor, bool]] = OrderedDict()
+        self._texts: OrderedDict[Text, tuple[Rows, bool]] = OrderedDict()
 
-    def conditioning(self, texts: tuple[str, ...], upcoming: Iterable[str]) -> Conditioning:
+    def conditioning(self, texts: tuple[Text, ...], upcoming: Iterable[Text]) -> Conditioning:
         """The rows of one task; ``upcoming`` texts are encoded along where the call has room."""
         self._ensure(texts, upcoming)
         for text in texts:
@@ -38,9 +37,11 @@ class Prompts:
         encoded = [self._texts[text] for text in texts]
         while len(self._texts) > self._capacity:
             self._texts.popitem(last=False)
-        return Conditioning(rows=torch.stack([row for row, _ in encoded]), prompt_truncated=encoded[-1][1])
+        names = encoded[0][0]
+        rows = {name: torch.stack([row[name] for row, _ in encoded]) for name in names}
+        return Conditioning(rows=rows, prompt_truncated=encoded[-1][1])
 
-    def _ensure(self, texts: tuple[str, ...], upcoming: Iterable[str]) -> None:
+    def _ensure(self, texts: tuple[Text, ...], upcoming: Iterable[Text]) -> None:
         missing = [text for text in dict.fromkeys(texts) if text not in self._texts]
         if not missing:
             return
@@ -56,7 +57,8 @@ class Prompts:
             # A text that is none, of this task or of one to come: this task's own texts decide.
             self._encode(tuple(missing))
 
-    def _encode(self, texts: tuple[str, ...]) -> None:
+    def _encode(self, texts: tuple[Text, ...]) -> None:
         encoded = self._adapter.encode(texts)
-        for text, row, truncated in zip(texts, encoded.rows, encoded.truncated, strict=True):
-            self._texts[text] = (row.clone(), truncated)
+        for index, (text, truncated) in enumerate(zip(texts, encoded.truncated, strict=True)):
+            row = {name: tensor[index].clone() for name, tensor in encoded.rows.items()}
+            self._texts[text] = (row, truncated)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.rendering.adapter import Adapter, Rows
 from pipeline.rendering.backlog import Pending
 from pipeline.rendering.prompts import Conditioning
-from pipeline.rendering.stable_diffusion import StableDiffusion
 
 
 class Slot:
@@ -19,11 +19,14 @@ class Slot:
     it predicted. When ``done``, ``latent`` is ready to be decoded.
     """
 
-    def __init__(
-        self, adapter: StableDiffusion, pending: Pending, conditioning: Conditioning, pristine_scheduler: Any
-    ) -> None:
-        self.task, self.group, self.conditioning = pending.task, pending.group, conditioning
-        self.rows = len(conditioning.rows)
+    def __init__(self, adapter: Adapter, pending: Pending, conditioning: Conditioning, pristine_scheduler: Any) -> None:
+        self.task, self.group, self.prompt_truncated = pending.task, pending.group, conditioning.prompt_truncated
+        self.rows = adapter.rows(self.task.recipe)
+        extras = adapter.extras(self.task.recipe)
+        self.conditioning: Rows = {
+            **conditioning.rows,
+            **{name: tensor.expand(self.rows, *tensor.shape[1:]) for name, tensor in extras.items()},
+        }
         self.render_s = 0.0
         self._adapter = adapter
         # A shallow copy would share the histories that multistep schedulers keep in lists.
@@ -43,7 +46,8 @@ class Slot:
         """Take the denoiser's output for this slot's rows, (rows, 4, h, w), and step the scheduler once."""
         combined = self._adapter.combine(predicted, self.task.recipe.guidance_scale)
         timestep = self._scheduler.timesteps[self._taken]
-        self.latent = self._scheduler.step(combined, timestep, self.latent, return_dict=False, **self._step_options)[0]
+        output = self._scheduler.step(combined, timestep, self.latent, return_dict=False, **self._step_options)
+        self.latent = self._adapter.stepped(output, self.task.recipe.num_inference_steps)
         self._taken += 1
         if not self.done:
             self._prepare()
