@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt,
 
 from pipeline import sweep
 from pipeline.errors import InputError, JobFileError
-from pipeline.schedulers import SCHEDULERS
+from pipeline.schedulers import scheduler_of
 
 
 class _Section(BaseModel):
@@ -27,7 +27,8 @@ class ModelSection(_Section):
 
     @model_validator(mode="after")
     def _known_scheduler(self) -> "ModelSection":
-        _check_scheduler(self.scheduler, "model.scheduler", ["default", *SCHEDULERS])
+        if self.scheduler != "default":
+            _check_scheduler(self.scheduler, "model.scheduler")
         return self
 
 
@@ -51,7 +52,7 @@ class SweepSection(_Section):
     @model_validator(mode="after")
     def _known_schedulers(self) -> "SweepSection":
         for name in self.schedulers or ():
-            _check_scheduler(name, "sweep.schedulers", list(SCHEDULERS))
+            _check_scheduler(name, "sweep.schedulers")
         return self
 
 
@@ -222,6 +223,8 @@ def _keys(kind: type[BaseModel]) -> str:
     return ", ".join(kind.model_fields)
 
 
-def _check_scheduler(name: str, where: str, allowed: list[str]) -> None:
-    if name not in allowed:
-        raise JobFileError("there is no such scheduler", where=where, value=name, allowed=", ".join(allowed))
+def _check_scheduler(text: str, where: str) -> None:
+    try:
+        scheduler_of(text)
+    except InputError as error:
+        raise JobFileError(error.what, where=where, value=text, allowed=error.allowed) from None

@@ -23,7 +23,7 @@ from pipeline.output.schema import RESERVED
 from pipeline.planning.count import Count, count
 from pipeline.planning.points import Axes, points
 from pipeline.planning.selection import Numbered, Rows, Selection, first_tasks, sample_tasks
-from pipeline.schedulers import SCHEDULERS, allowed_steps
+from pipeline.schedulers import allowed_steps, scheduler_of
 from pipeline.storage.s3_settings import S3Settings
 from pipeline.sweep import MAX_GUIDANCE, MAX_SEED, MAX_SIDE_PX, MAX_STEPS
 
@@ -64,7 +64,7 @@ def prepare(job: Job, *, skip_bad_rows: bool = False) -> Prepared:
     axes = _axes(job, model)
     rules = RowRules(
         size_factor=model.size_factor,
-        schedulers=frozenset(SCHEDULERS),
+        schedulers=frozenset(model.family.schedulers()),
         reserved=RESERVED,
         max_side_px=MAX_SIDE_PX,
         max_seed=MAX_SEED,
@@ -157,12 +157,25 @@ def _axes(job: Job, model: ModelFacts) -> Axes:
         seeds=sweep.seeds,
         guidance_scales=sweep.guidance_scales or (model.family.guidance_scale,),
         num_inference_steps=sweep.num_inference_steps or (model.family.num_inference_steps,),
-        schedulers=sweep.schedulers or (own,),
+        schedulers=tuple(scheduler_of(text).text for text in sweep.schedulers or (own,)),
         sizes=sweep.sizes or (model.native_size,),
     )
+    _check_schedulers(axes, model)
     _check_sizes(axes, model)
     _check_steps(axes, model)
     return axes
+
+
+def _check_schedulers(axes: Axes, model: ModelFacts) -> None:
+    allowed = model.family.schedulers()
+    for text in axes.schedulers:
+        if scheduler_of(text).name not in allowed:
+            raise JobFileError(
+                f"a {model.class_name} cannot be sampled with this scheduler",
+                where="sweep.schedulers",
+                value=text,
+                allowed=", ".join(allowed),
+            )
 
 
 def _check_sizes(axes: Axes, model: ModelFacts) -> None:

@@ -20,7 +20,7 @@ class Recipe:
     """None where the model takes no guidance; 1.0 means unguided for classifier-free families."""
     num_inference_steps: int
     scheduler: str
-    """A name of ``pipeline.schedulers.SCHEDULERS``."""
+    """As ``pipeline.schedulers.scheduler_of`` reads it, in canonical text."""
     width: int
     """px"""
     height: int

@@ -2,12 +2,25 @@
 
 An evaluation is one call of the denoiser. A scheduler's configuration is the mapping that diffusers keeps in
 ``scheduler/scheduler_config.json``; keys that are absent take the class's defaults.
+
+A recipe names its scheduler with options behind colons, which override the model's configuration:
+``dpmsolver++:karras``, ``euler:trailing``, ``dpmsolver++:timesteps=999/850/736/645/545/455/343/233/124/24``.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
 
-from pipeline.errors import ModelError
+from pipeline.errors import InputError, ModelError
+
+SPACINGS = ("leading", "trailing", "linspace")
+_SIGMA_SCHEDULES = {
+    "karras": "use_karras_sigmas",
+    "exponential": "use_exponential_sigmas",
+    "lu": "use_lu_lambdas",
+}
+"""Karras et al., arXiv:2206.00364; Crowson's k-diffusion; Lu et al., arXiv:2211.01095."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,33 +34,173 @@ class SchedulerKind:
     """Every step but the last evaluates the denoiser twice."""
     flow: bool = False
     """Only for models trained by flow matching."""
-    takes_sigmas: bool = False
-    """Can be set to a list of sigmas."""
     needs: str | None = None
     """A module diffusers asks for beyond its own requirements."""
+    spacing: bool = True
+    """Has a ``timestep_spacing``."""
+    sigma_schedules: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
+    """What it can be set to in place of a step count: ``timesteps``, ``sigmas``."""
+    last_sigma_given: bool = False
+    """A list of sigmas ends with that after the last step, mostly 0."""
 
+
+_SIGMAS = ("karras", "exponential")
 
 SCHEDULERS: Mapping[str, SchedulerKind] = {
     "ddim": SchedulerKind(class_name="DDIMScheduler"),
-    "ddpm": SchedulerKind(class_name="DDPMScheduler"),
-    "euler": SchedulerKind(class_name="EulerDiscreteScheduler"),
-    "euler_ancestral": SchedulerKind(class_name="EulerAncestralDiscreteScheduler"),
-    "dpmsolver++": SchedulerKind(class_name="DPMSolverMultistepScheduler", settings={"algorithm_type": "dpmsolver++"}),
-    "dpmsolver++_sde": SchedulerKind(
-        class_name="DPMSolverMultistepScheduler", settings={"algorithm_type": "sde-dpmsolver++"}
+    "ddpm": SchedulerKind(class_name="DDPMScheduler", lists=("timesteps",)),
+    "euler": SchedulerKind(
+        class_name="EulerDiscreteScheduler",
+        sigma_schedules=_SIGMAS,
+        lists=("timesteps", "sigmas"),
+        last_sigma_given=True,
     ),
-    "deis": SchedulerKind(class_name="DEISMultistepScheduler", settings={"algorithm_type": "deis"}),
-    "unipc": SchedulerKind(class_name="UniPCMultistepScheduler"),
+    "euler_ancestral": SchedulerKind(class_name="EulerAncestralDiscreteScheduler"),
+    "dpmsolver++": SchedulerKind(
+        class_name="DPMSolverMultistepScheduler",
+        settings={"algorithm_type": "dpmsolver++"},
+        sigma_schedules=(*_SIGMAS, "lu"),
+        lists=("timesteps",),
+    ),
+    "dpmsolver++_sde": SchedulerKind(
+        class_name="DPMSolverMultistepScheduler",
+        settings={"algorithm_type": "sde-dpmsolver++"},
+        sigma_schedules=(*_SIGMAS, "lu"),
+        lists=("timesteps",),
+    ),
+    "deis": SchedulerKind(
+        class_name="DEISMultistepScheduler", settings={"algorithm_type": "deis"}, sigma_schedules=_SIGMAS
+    ),
+    "unipc": SchedulerKind(class_name="UniPCMultistepScheduler", sigma_schedules=_SIGMAS),
     "pndm": SchedulerKind(class_name="PNDMScheduler", settings={"skip_prk_steps": True}),
-    "heun": SchedulerKind(class_name="HeunDiscreteScheduler", second_order=True),
-    "lms": SchedulerKind(class_name="LMSDiscreteScheduler", needs="scipy"),
-    "kdpm2": SchedulerKind(class_name="KDPM2DiscreteScheduler", second_order=True),
-    "kdpm2_ancestral": SchedulerKind(class_name="KDPM2AncestralDiscreteScheduler", second_order=True),
-    "sasolver": SchedulerKind(class_name="SASolverScheduler", settings={"algorithm_type": "data_prediction"}),
-    "lcm": SchedulerKind(class_name="LCMScheduler"),
-    "flow_match_euler": SchedulerKind(class_name="FlowMatchEulerDiscreteScheduler", flow=True, takes_sigmas=True),
-    "flow_match_heun": SchedulerKind(class_name="FlowMatchHeunDiscreteScheduler", flow=True, second_order=True),
+    "heun": SchedulerKind(
+        class_name="HeunDiscreteScheduler", second_order=True, sigma_schedules=_SIGMAS, lists=("timesteps",)
+    ),
+    "lms": SchedulerKind(class_name="LMSDiscreteScheduler", needs="scipy", sigma_schedules=_SIGMAS),
+    "kdpm2": SchedulerKind(class_name="KDPM2DiscreteScheduler", second_order=True, sigma_schedules=_SIGMAS),
+    "kdpm2_ancestral": SchedulerKind(
+        class_name="KDPM2AncestralDiscreteScheduler", second_order=True, sigma_schedules=_SIGMAS
+    ),
+    "sasolver": SchedulerKind(
+        class_name="SASolverScheduler", settings={"algorithm_type": "data_prediction"}, sigma_schedules=_SIGMAS
+    ),
+    "lcm": SchedulerKind(class_name="LCMScheduler", spacing=False, lists=("timesteps",)),
+    "flow_match_euler": SchedulerKind(
+        class_name="FlowMatchEulerDiscreteScheduler",
+        flow=True,
+        spacing=False,
+        sigma_schedules=_SIGMAS,
+        lists=("sigmas",),
+    ),
+    "flow_match_heun": SchedulerKind(
+        class_name="FlowMatchHeunDiscreteScheduler", flow=True, second_order=True, spacing=False
+    ),
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduler:
+    """A scheduler as a recipe names it, understood."""
+
+    text: str
+    """Canonical: equal schedulers are equal texts."""
+    name: str
+    """In ``SCHEDULERS``."""
+    settings: Mapping[str, str | bool]
+    """Put over the model's own scheduler configuration."""
+    timesteps: tuple[int, ...] | None = None
+    sigmas: tuple[float, ...] | None = None
+
+    @property
+    def kind(self) -> SchedulerKind:
+        return SCHEDULERS[self.name]
+
+    @property
+    def listed_steps(self) -> int | None:
+        """Inference steps of an explicit list, None without one."""
+        if self.timesteps is not None:
+            return len(self.timesteps)
+        if self.sigmas is not None:
+            return len(self.sigmas) - self.kind.last_sigma_given
+        return None
+
+
+@lru_cache(maxsize=1024)
+def scheduler_of(text: str) -> Scheduler:
+    """Understand ``name`` or ``name:option:option``.
+
+    Raises:
+        InputError: no such scheduler, or an option it does not take, cannot read or has twice.
+    """
+    name, _, rest = text.strip().partition(":")
+    if name not in SCHEDULERS:
+        raise InputError("there is no such scheduler", value=text, allowed=", ".join(SCHEDULERS))
+    kind, found = SCHEDULERS[name], _Options()
+    for option in filter(None, rest.split(":")):
+        if not found.take(option, kind):
+            raise InputError(f"scheduler {name} has no such option", value=option, allowed=_options_of(kind))
+    return Scheduler(
+        text=":".join([name, *sorted(found.canonical)]),
+        name=name,
+        settings={**kind.settings, **found.settings},
+        timesteps=found.timesteps,
+        sigmas=found.sigmas,
+    )
+
+
+class _Options:
+    """What the options of one text say; each kind of option at most once."""
+
+    def __init__(self) -> None:
+        self.canonical: list[str] = []
+        self.settings: dict[str, str | bool] = {}
+        self.timesteps: tuple[int, ...] | None = None
+        self.sigmas: tuple[float, ...] | None = None
+
+    def take(self, option: str, kind: SchedulerKind) -> bool:
+        """Note an option; False for one that cannot be here."""
+        key, _, listed = option.partition("=")
+        sigmas_decided = (
+            self.timesteps is not None
+            or self.sigmas is not None
+            or any(name in self.settings for name in _SIGMA_SCHEDULES.values())
+        )
+        if option in SPACINGS and kind.spacing and "timestep_spacing" not in self.settings:
+            self.settings["timestep_spacing"] = option
+        elif option in kind.sigma_schedules and not sigmas_decided:
+            self.settings |= {_SIGMA_SCHEDULES[name]: name == option for name in kind.sigma_schedules}
+        elif key in kind.lists and listed and not sigmas_decided:
+            return self._take_list(key, listed, kind)
+        else:
+            return False
+        self.canonical.append(option)
+        return True
+
+    def _take_list(self, key: str, listed: str, kind: SchedulerKind) -> bool:
+        try:
+            numbers = [float(number) for number in listed.split("/")]
+        except ValueError:
+            return False
+        falling = all(a > b for a, b in pairwise(numbers))
+        if not falling or numbers[-1] < 0 or len(numbers) <= kind.last_sigma_given:
+            return False
+        if key == "timesteps":
+            if not all(number.is_integer() for number in numbers):
+                return False
+            self.timesteps = tuple(int(number) for number in numbers)
+        else:
+            self.sigmas = tuple(numbers)
+        self.canonical.append(f"{key}={'/'.join(repr(number).removesuffix('.0') for number in numbers)}")
+        self.settings |= {_SIGMA_SCHEDULES[name]: False for name in kind.sigma_schedules}
+        return True
+
+
+def _options_of(kind: SchedulerKind) -> str:
+    spacings = list(SPACINGS) if kind.spacing else []
+    lists = [f"{name}=a/b/c, falling" for name in kind.lists]
+    return "; ".join([*(", ".join(group) for group in (spacings, kind.sigma_schedules) if group), *lists]) or "none"
+
 
 _HALF_LOG_SNR = ("dpmsolver++", "dpmsolver++_sde", "deis", "unipc", "sasolver")
 """Solvers in lambda = log(alpha / sigma): two equal timesteps in a row divide by zero."""
@@ -84,21 +237,26 @@ def evaluations(scheduler: str, num_inference_steps: int) -> int:
     Heun and KDPM2 (Karras et al., arXiv:2206.00364) evaluate twice in every step but the last. PNDM without
     Runge-Kutta steps (Liu et al., arXiv:2202.09778), as Stable Diffusion has it, repeats one evaluation.
     """
-    if SCHEDULERS[scheduler].second_order:
+    found = scheduler_of(scheduler)
+    if found.kind.second_order:
         return 2 * num_inference_steps - 1
-    if scheduler == "pndm" and num_inference_steps > 1:
+    if found.name == "pndm" and num_inference_steps > 1:
         return num_inference_steps + 1
     return num_inference_steps
 
 
 def allowed_steps(scheduler: str, config: Mapping[str, object]) -> range:
     """Step counts with which the scheduler works: outside, diffusers raises, or divides by zero and draws NaN."""
+    found = scheduler_of(scheduler)
+    if found.listed_steps is not None:
+        return range(found.listed_steps, found.listed_steps + 1)
+    name, config = found.name, {**config, **found.settings}
     trained = _whole(config, "num_train_timesteps", 1000)
-    if scheduler == "lcm":
+    if name == "lcm":
         return range(1, min(trained, _whole(config, "original_inference_steps", 50)) + 1)
-    if scheduler in _HALF_LOG_SNR:
+    if name in _HALF_LOG_SNR:
         return range(1, trained - 1)
-    if scheduler in _WITHIN_TABLE and config.get("timestep_spacing", "leading") == "leading":
+    if name in _WITHIN_TABLE and config.get("timestep_spacing", "leading") == "leading":
         return range(1, trained)  # Stable Diffusion's ``steps_offset`` of 1 would leave the table
     return range(1, trained + 1)
 

@@ -7,8 +7,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.errors import InputError
 from pipeline.manifest.rules import RowRules
 from pipeline.manifest.verdicts import Fault, Verdicts
+from pipeline.schedulers import scheduler_of
 
 _BLANK_ALLOWED = "a text with something in it"
 _SEEDS = pa.list_(pa.uint64())
@@ -91,13 +93,22 @@ def single_seeds(column: pa.Array, name: str, verdicts: Verdicts, high: int) -> 
 
 
 def schedulers(column: pa.Array, name: str, verdicts: Verdicts, rules: RowRules) -> pa.Array:
-    """Names of schedulers; blank and null keep the sweep's."""
-    column = text(column, name, verdicts)
-    known = pa.array(sorted(rules.schedulers), pa.string())
-    unknown = _mask(pc.invert(pc.is_in(column, known))) & ~_mask(pc.is_null(column))
+    """Schedulers in their canonical text; blank and null keep the sweep's."""
+    encoded = text(column, name, verdicts).dictionary_encode()
+    texts = [_canonical(given, rules.schedulers) for given in encoded.dictionary.to_pylist()]
+    known = pa.array(texts, pa.string()).take(encoded.indices)
+    unknown = _mask(pc.is_null(known)) & ~_mask(pc.is_null(encoded))
     allowed = ", ".join(sorted(rules.schedulers))
     verdicts.reject(unknown, Fault(column=name, reason="no such scheduler", allowed=allowed, values=column))
-    return column
+    return known
+
+
+def _canonical(given: str, names: frozenset[str]) -> str | None:
+    try:
+        scheduler = scheduler_of(given)
+    except InputError:
+        return None
+    return scheduler.text if scheduler.name in names else None
 
 
 def sides_together(width: pa.Array, height: pa.Array, name: str, verdicts: Verdicts) -> None:

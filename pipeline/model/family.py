@@ -61,7 +61,7 @@ class Family:
         return tuple(
             name
             for name, kind in SCHEDULERS.items()
-            if kind.flow == self.flow and (kind.takes_sigmas or not self.given_sigmas)
+            if kind.flow == self.flow and ("sigmas" in kind.lists or not self.given_sigmas)
         )
 
 

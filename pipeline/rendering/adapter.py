@@ -21,6 +21,7 @@ from pipeline.errors import RenderError
 from pipeline.model.family import Family
 from pipeline.recipe import Recipe
 from pipeline.rendering.timetables import build_scheduler
+from pipeline.schedulers import scheduler_of
 
 Text = str | None
 """What one row is told. None is zeros in place of an embedding, which some families take for no negative prompt."""
@@ -111,11 +112,11 @@ class Adapter(ABC):
 
     def timetable(self, scheduler: str, num_inference_steps: int, width: int, height: int) -> Any:
         """A set diffusers scheduler that was never stepped; slots take deep copies."""
-        allowed = self.family.schedulers()
-        if scheduler not in allowed:
+        found, allowed = scheduler_of(scheduler), self.family.schedulers()
+        if found.name not in allowed:
             raise RenderError(f"scheduler {scheduler} is not one of this model's family: {', '.join(allowed)}")
-        settings = self.timing(num_inference_steps, width // self.latent_factor, height // self.latent_factor)
-        return build_scheduler(scheduler, self.scheduler_config, num_inference_steps, settings)
+        timing = self.timing(num_inference_steps, width // self.latent_factor, height // self.latent_factor)
+        return build_scheduler(found, self.scheduler_config, num_inference_steps, timing)
 
     def timing(self, num_inference_steps: int, width: int, height: int) -> Mapping[str, Any]:
         """What ``set_timesteps`` is told beside the step count; sizes in latent pixels."""

@@ -7,29 +7,32 @@ from typing import Any
 import diffusers
 
 from pipeline.errors import RenderError
-from pipeline.schedulers import SCHEDULERS, allowed_steps
+from pipeline.schedulers import Scheduler, allowed_steps
 
 
 def build_scheduler(
-    name: str, config: Mapping[str, Any], num_inference_steps: int, timing: Mapping[str, Any] | None = None
+    scheduler: Scheduler, config: Mapping[str, Any], num_inference_steps: int, timing: Mapping[str, Any]
 ) -> Any:
-    """The scheduler ``name`` of ``SCHEDULERS`` over a model's own scheduler configuration, as ``from_config`` does it.
+    """The scheduler over a model's own scheduler configuration, as ``from_config`` does it.
 
+    ``timing`` goes to ``set_timesteps``; lists, of the scheduler or in ``timing``, take the place of the step count.
     Its tables are on the CPU: a step reads single numbers of them, which on a GPU would each wait for the device.
-    ``timing`` goes to ``set_timesteps``; sigmas in it take the place of the step count.
     Raises ``RenderError`` for a step count it cannot do and for a module that is not installed.
     """
-    kind = SCHEDULERS[name]
+    kind = scheduler.kind
     if kind.needs and find_spec(kind.needs) is None:
-        raise RenderError(f"scheduler {name} needs {kind.needs}, which is not installed: pip install {kind.needs}")
-    allowed = allowed_steps(name, config)
+        raise RenderError(f"scheduler {scheduler.name} needs {kind.needs}, which is not installed: pip install it")
+    allowed = allowed_steps(scheduler.text, config)
     if num_inference_steps not in allowed:
         raise RenderError(
-            f"scheduler {name} does {allowed[0]} to {allowed[-1]} inference steps, not {num_inference_steps}"
+            f"scheduler {scheduler.text} does {allowed[0]} to {allowed[-1]} inference steps, not {num_inference_steps}"
         )
-    scheduler = getattr(diffusers, kind.class_name).from_config(dict(config), **kind.settings)
-    count = {} if "sigmas" in (timing or {}) else {"num_inference_steps": num_inference_steps}
-    scheduler.set_timesteps(**count, **(timing or {}), device="cpu")
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(0)  # else the first step searches for its timestep
-    return scheduler
+    built = getattr(diffusers, kind.class_name).from_config(dict(config), **scheduler.settings)
+    lists = {"timesteps": scheduler.timesteps, "sigmas": scheduler.sigmas}
+    told = {**timing, **{name: list(numbers) for name, numbers in lists.items() if numbers is not None}}
+    if not told.keys() & lists.keys():
+        told["num_inference_steps"] = num_inference_steps
+    built.set_timesteps(**told, device="cpu")
+    if hasattr(built, "set_begin_index"):
+        built.set_begin_index(0)  # else the first step searches for its timestep
+    return built

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import product
@@ -21,8 +21,9 @@ from pipeline.recipe import Recipe, RenderTask
 from pipeline.rendering.engine import Engine
 from pipeline.rendering.loading import LoadedModel, load_model
 from pipeline.rendering.results import Rendered
-from pipeline.schedulers import SCHEDULERS, name_of_class
+from pipeline.schedulers import SCHEDULERS, name_of_class, scheduler_of
 from tests import tiny_models
+from tests.rendering.conftest import note_difference
 from tests.rendering.tasks import task
 from tests.tiny_models import SIZE_PX
 
@@ -44,6 +45,22 @@ KINDS: Mapping[str, Callable[[], Any]] = {
 }
 OWN_SCHEDULER_ONLY = ("sd-v", "lcm", "sd3-shifted", "flux-schnell", "pixart-sigma")
 """Siblings of a family that is tested with all."""
+
+WITH_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "sd": (
+        "euler:karras",
+        "euler:sigmas=14.615/6.475/3.861/2.697/0",
+        "dpmsolver++:karras:trailing",
+        "dpmsolver++:lu",
+        "dpmsolver++:timesteps=999/850/736/645/545/455",
+        "ddim:trailing",
+        "heun:exponential:linspace",
+    ),
+    "sdxl": ("dpmsolver++:karras", "euler:timesteps=999/845/730/587"),
+    "sd3": ("flow_match_euler:sigmas=1/0.7/0.3",),
+    "flux-dev": ("flow_match_euler:sigmas=1/0.7/0.3", "flow_match_euler:karras"),
+}
+"""Options of schedulers, beside every scheduler without."""
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "unguided": {"guidance_scale": 1.0, "num_inference_steps": 4},
@@ -70,15 +87,13 @@ class Kind:
     model: LoadedModel
     stock: Any
     config: Mapping[str, Any]
-    differences: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """By scheduler: the largest of pixels (0..255) and latents (standard deviations)."""
 
     def schedulers(self) -> list[str]:
         own = name_of_class(self.config["_class_name"], self.config)
         every = [
             name for name in self.model.adapter.family.schedulers() if find_spec(SCHEDULERS[name].needs or "diffusers")
         ]
-        return [own] if self.name in OWN_SCHEDULER_ONLY else every
+        return [own] if self.name in OWN_SCHEDULER_ONLY else [*every, *WITH_OPTIONS.get(self.name, ())]
 
     def cases(self) -> list[RenderTask]:
         """Effective recipes, as planning makes them."""
@@ -92,7 +107,11 @@ class Kind:
             r if family.uses_negative_prompt(r.guidance_scale) else replace(r, negative_prompt=None) for r in effective
         ]
         # Stock divides by zero or reads past its list with one step of these.
-        possible = [r for r in kept if r.num_inference_steps > 1 or self._takes_one_step(r.scheduler)]
+        listed = [
+            replace(r, num_inference_steps=scheduler_of(r.scheduler).listed_steps or r.num_inference_steps)
+            for r in kept
+        ]
+        possible = [r for r in listed if r.num_inference_steps > 1 or self._takes_one_step(r.scheduler)]
         return [replace(task(), recipe=recipe, task_id=str(number)) for number, recipe in enumerate(possible)]
 
     def _takes_one_step(self, scheduler: str) -> bool:
@@ -121,8 +140,8 @@ class Kind:
 
     def reference(self, recipe: Recipe) -> Picture:
         """The real pipeline, batch 1, one CPU generator, its own defaults but for what ``engine.md`` excepts."""
-        kind = SCHEDULERS[recipe.scheduler]
-        self.stock.scheduler = getattr(diffusers, kind.class_name).from_config(self.config, **kind.settings)
+        found = scheduler_of(recipe.scheduler)
+        self.stock.scheduler = getattr(diffusers, found.kind.class_name).from_config(self.config, **found.settings)
         latents: list[Tensor] = []
         decode = self.stock.vae.decode
 
@@ -134,7 +153,6 @@ class Kind:
         try:
             picture = self.stock(
                 recipe.prompt,
-                num_inference_steps=recipe.num_inference_steps,
                 width=recipe.width,
                 height=recipe.height,
                 generator=torch.Generator("cpu").manual_seed(recipe.seed),
@@ -145,7 +163,11 @@ class Kind:
         return np.asarray(picture), latents[0][0]
 
     def _options(self, recipe: Recipe) -> dict[str, Any]:
-        options: dict[str, Any] = {}
+        found = scheduler_of(recipe.scheduler)
+        options: dict[str, Any] = {"num_inference_steps": recipe.num_inference_steps}
+        for name, numbers in (("timesteps", found.timesteps), ("sigmas", found.sigmas)):
+            if numbers is not None:
+                options[name] = list(numbers)
         if recipe.guidance_scale is not None:
             options["guidance_scale"] = recipe.guidance_scale
         if (recipe.negative_prompt or "").strip():
@@ -164,7 +186,7 @@ def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Kind(name=request.param, folder=folder, model=model, stock=stock, config=stock.scheduler.config)
 
 
-def test_stock_draws_the_same(kind: Kind, record_property: Callable[[str, object], None]) -> None:
+def test_stock_draws_the_same(kind: Kind, pytestconfig: pytest.Config) -> None:
     cases = kind.cases()
     rendered = kind.render(cases)
     wrong = []
@@ -174,11 +196,9 @@ def test_stock_draws_the_same(kind: Kind, record_property: Callable[[str, object
         expected_pixels, expected = kind.reference(case.recipe)
         of_pixels = int(np.abs(pixels.astype(int) - expected_pixels).max())
         of_latents = (latent - expected).abs().max().item() / max(1e-6, expected.std().item())
-        before = kind.differences.get(case.recipe.scheduler, (0, 0.0))
-        kind.differences[case.recipe.scheduler] = (max(before[0], of_pixels), max(before[1], of_latents))
+        note_difference(pytestconfig, kind.name, case.recipe.scheduler, of_pixels, of_latents)
         if of_pixels > LARGEST_PIXEL_DIFFERENCE or not of_latents <= LARGEST_LATENT_DIFFERENCE:
             wrong.append((case.recipe, of_pixels, of_latents))
-    record_property(f"parity {kind.name}", kind.differences)
     assert not wrong
     assert {case.recipe.scheduler for case in cases} == set(kind.schedulers())
 

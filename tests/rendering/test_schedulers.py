@@ -10,8 +10,9 @@ import diffusers
 import pytest
 import torch
 
-from pipeline.errors import ModelError
-from pipeline.schedulers import SCHEDULERS, allowed_steps, evaluations, name_of_class
+from pipeline.errors import InputError, ModelError
+from pipeline.rendering.timetables import build_scheduler
+from pipeline.schedulers import SCHEDULERS, allowed_steps, evaluations, name_of_class, scheduler_of
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 DIFFUSION = [name for name, kind in SCHEDULERS.items() if not kind.flow and (not kind.needs or find_spec(kind.needs))]
@@ -81,6 +82,72 @@ def test_unknown_schedulers_are_refused() -> None:
         name_of_class("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver"})
     with pytest.raises(ModelError, match=r"(?s)skip_prk_steps.*False.*True"):
         name_of_class("PNDMScheduler", {"skip_prk_steps": False})
+
+
+OPTIONS = [
+    ":".join([name, *option])
+    for name, kind in SCHEDULERS.items()
+    if name in WORKING
+    for option in [
+        *([spacing] for spacing in ("leading", "trailing", "linspace") if kind.spacing),
+        *([schedule] for schedule in kind.sigma_schedules),
+        *([schedule, "trailing"] for schedule in kind.sigma_schedules if kind.spacing),
+        *(["timesteps=999/600/300/19"] for listed in kind.lists if listed == "timesteps"),
+        *(["sigmas=1/0.6/0.3/0.1"] for listed in kind.lists if listed == "sigmas" and kind.flow),
+        *(["sigmas=14.6/6/3.5/0.1/0"] for listed in kind.lists if listed == "sigmas" and not kind.flow),
+    ]
+]
+
+
+@pytest.mark.parametrize("text", OPTIONS)
+def test_options_reach_the_real_scheduler(text: str) -> None:
+    found = scheduler_of(text)
+    steps = found.listed_steps or 4
+    config = {} if found.kind.flow else BETAS
+    built = build_scheduler(found, config, steps, {})
+    assert len(built.timesteps) == evaluations(text, steps)
+    for key, value in found.settings.items():
+        assert built.config[key] == value
+    if found.timesteps is not None:
+        assert dict.fromkeys(built.timesteps.tolist()) == dict.fromkeys(map(float, found.timesteps))
+    if found.sigmas is not None:
+        assert built.sigmas[:4].tolist() == pytest.approx(found.sigmas[:4])
+    plain = build_scheduler(scheduler_of(found.name), config, steps, {})
+    differs = [*built.timesteps.tolist(), *getattr(built, "sigmas", [])] != [
+        *plain.timesteps.tolist(),
+        *getattr(plain, "sigmas", []),
+    ]
+    assert differs or text.endswith(("leading", "linspace"))
+
+
+def test_equal_schedulers_are_equal_texts() -> None:
+    assert scheduler_of(" dpmsolver++:trailing:karras").text == "dpmsolver++:karras:trailing"
+    assert scheduler_of("euler:sigmas=14.60/1.0/0").text == scheduler_of("euler:sigmas=14.6/1/0.0").text
+    assert scheduler_of("ddpm:timesteps=900/5").listed_steps == 2
+    assert scheduler_of("euler:sigmas=9/5/0").listed_steps == 2
+    assert allowed_steps("heun:timesteps=9/5/1", BETAS) == range(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("magic", "no such scheduler"),
+        ("", "no such scheduler"),
+        ("ddim:karras", "ddim has no such option"),
+        ("lcm:trailing", "no such option"),
+        ("euler:karras:exponential", "no such option"),
+        ("euler:trailing:leading", "no such option"),
+        ("euler:karras:timesteps=9/5", "no such option"),
+        ("euler:timesteps=5/9", "no such option"),
+        ("euler:timesteps=9.5/1", "no such option"),
+        ("euler:timesteps=", "no such option"),
+        ("euler:sigmas=3", "no such option"),
+        ("euler:sigmas=3/x", "no such option"),
+    ],
+)
+def test_schedulers_that_are_none(text: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        scheduler_of(text)
 
 
 def test_the_table_loads_no_torch() -> None:
