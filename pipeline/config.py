@@ -24,6 +24,8 @@ class ModelSection(_Section):
     revision: str | None = None
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     scheduler: str = "default"
+    call: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Further arguments of the model's stock pipeline, such as clip_skip; they mean one call per image."""
 
     @model_validator(mode="after")
     def _known_scheduler(self) -> "ModelSection":
@@ -66,6 +68,8 @@ class OutputSection(_Section):
 class RenderSection(_Section):
     rows: Literal["auto"] | Annotated[int, Field(ge=2, le=1024)] = "auto"
     """Rows of the denoiser's batch; a guided image takes two."""
+    compile: Literal["auto"] | bool = "auto"
+    """Of the denoiser; auto: on GPUs."""
     shard_images: Literal["auto"] | PositiveInt = "auto"
     allowed_failures: Annotated[int, Field(ge=0)] = 0
 

@@ -7,7 +7,7 @@ existing run render everything again.
 import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import Any
 
@@ -31,11 +31,16 @@ class RunConstants:
     model_fingerprint: str
     dtype: str
     scheduler_config: Mapping[str, Any]
+    call: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the stock pipeline; an empty one does not enter the digest."""
     recipe_version: int = RECIPE_VERSION
 
     def digest(self) -> bytes:
         """blake2b-128 over the constants as JSON with sorted keys and no spaces, 16 bytes."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        constants = asdict(self)
+        if not self.call:
+            del constants["call"]
+        text = json.dumps(constants, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
         return blake2b(text.encode("ascii"), digest_size=ID_BYTES, person=b"darkroom.run.1").digest()
 
 

@@ -50,7 +50,10 @@ class Prepared:
 
     def constants(self, model_fingerprint: str, dtype: str) -> RunConstants:
         return RunConstants(
-            model_fingerprint=model_fingerprint, dtype=dtype, scheduler_config=self.model.scheduler_config
+            model_fingerprint=model_fingerprint,
+            dtype=dtype,
+            scheduler_config=self.model.scheduler_config,
+            call=self.job.model.call,
         )
 
 
@@ -60,7 +63,7 @@ def prepare(job: Job, *, skip_bad_rows: bool = False) -> Prepared:
     Rejected rows are an error unless ``skip_bad_rows``.
     """
     source = ModelSource(model_id=job.model.id, revision=job.model.revision)
-    model = read_facts(source.folder(weights=False))
+    model = read_facts(source.folder(weights=False), single=bool(job.model.call))
     axes = _axes(job, model)
     rules = RowRules(
         size_factor=model.size_factor,

@@ -167,7 +167,7 @@ def test_the_latest_ok_row_wins_then_the_smaller_part(tmp_path: Path) -> None:
 def test_a_run_refuses_other_pixels_and_says_why(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     constants = RunConstants(model_fingerprint="a" * 32, dtype="float32", scheduler_config={"steps_offset": 1})
-    numerics = NumericsProfile(rows=16, threads=1, device="cpu", versions={"torch": "2"})
+    numerics = NumericsProfile(rows=16, compiled=False, threads=1, device="cpu", versions={"torch": "2"})
     run = Run(
         model_id="m",
         model_revision=None,
@@ -186,5 +186,7 @@ def test_a_run_refuses_other_pixels_and_says_why(tmp_path: Path) -> None:
         check_same_pixels(run, other, "here")
     assert "dtype: the run has 'float32', this job 'float16'" in str(caught.value)
     assert "scheduler_config.steps_offset: the run has 1, this job 0" in str(caught.value)
-    (warning,) = numerics_warnings(run, NumericsProfile(rows=16, threads=1, device="cpu", versions={"torch": "3"}))
+    (warning,) = numerics_warnings(
+        run, NumericsProfile(rows=16, compiled=False, threads=1, device="cpu", versions={"torch": "3"})
+    )
     assert "versions.torch was '2'" in warning

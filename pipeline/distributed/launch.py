@@ -182,6 +182,8 @@ def _render(
         s3=s3_settings(prepared.job),
         device="cuda" if pool.gpus else "cpu",
         rows=rows,
+        compiled=run.numerics.compiled,
+        call=prepared.job.model.call,
         threads=pool.cpus,
         cache_folder=options.cache_folder,
     )
@@ -354,7 +356,14 @@ def _bind(store: ObjectStore, known: Run | None, prepared: Prepared, model: _Mod
     given = prepared.job.render.rows
     rows = (known.numerics.rows if known else DEFAULT_ROWS) if given == "auto" else given
     device = "cuda" if pool.gpus else "cpu"
-    numerics = NumericsProfile(rows=rows, threads=pool.cpus, device=device, versions=library_versions())
+    wanted = prepared.job.render.compile
+    numerics = NumericsProfile(
+        rows=rows,
+        compiled=bool(pool.gpus) if wanted == "auto" else wanted,
+        threads=pool.cpus,
+        device=device,
+        versions=library_versions(),
+    )
     if known is not None:
         for warning in numerics_warnings(known, numerics):
             tell(f"warning: {warning}")

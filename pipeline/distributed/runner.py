@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipeline.output.part import PartWriter
 from pipeline.recipe import Recipe, RenderTask
-from pipeline.rendering.engine import Engine
+from pipeline.rendering.renderer import Renderer
 from pipeline.rendering.results import Outcome
 
 _STORE_THREADS = 8
@@ -23,7 +23,7 @@ _STORE_THREADS = 8
 class ShardRunner:
     """Owns an engine and its thread. ``submit`` shards from any thread; each future gives the shard's metadata."""
 
-    def __init__(self, engine: Engine, open_part: Callable[[pa.Table], PartWriter]) -> None:
+    def __init__(self, engine: Renderer, open_part: Callable[[pa.Table], PartWriter]) -> None:
         self._engine, self._open_part = engine, open_part
         self._pool = ThreadPoolExecutor(_STORE_THREADS, "store")
         self._waiting: queue.SimpleQueue[_Shard | None] = queue.SimpleQueue()

@@ -1,7 +1,9 @@
 """What a launch decides about its workers, as values: this module loads neither torch nor Ray."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.model.resolve import ModelSource
 from pipeline.output.part import RunFacts
@@ -30,5 +32,8 @@ class WorkerSpec:
     device: str
     """``cpu`` or ``cuda``"""
     rows: int
+    compiled: bool
+    call: Mapping[str, Any]
+    """Further arguments of the stock pipeline."""
     threads: int
     cache_folder: Path

@@ -15,8 +15,7 @@ from pipeline.distributed.spec import WorkerSpec
 from pipeline.errors import ModelError
 from pipeline.model.fingerprint import DigestCache, fingerprint
 from pipeline.output.part import PartWriter
-from pipeline.rendering.engine import Engine
-from pipeline.rendering.loading import load_model
+from pipeline.rendering.renderer import load_renderer
 from pipeline.storage.location import open_store
 
 OUTCOME_COLUMNS = (
@@ -34,7 +33,14 @@ class RenderWorker:
         found = fingerprint(folder, DigestCache(spec.cache_folder))
         if found != spec.facts.model_fingerprint:
             raise ModelError("a worker found other model files than the driver", where=str(folder), value=found)
-        engine = Engine(load_model(folder, dtype=spec.facts.dtype, device=spec.device), spec.rows)
+        engine = load_renderer(
+            folder,
+            dtype=spec.facts.dtype,
+            device=spec.device,
+            rows=spec.rows,
+            compiled=spec.compiled,
+            call=spec.call,
+        )
         store = open_store(spec.output_uri, spec.s3)
         self._runner = ShardRunner(
             engine, lambda shard: PartWriter(store, shard, spec.facts, lambda: datetime.now(UTC))

@@ -32,8 +32,8 @@ class ModelFacts:
     scheduler_config: Mapping[str, Any]
 
 
-def read_facts(folder: Path) -> ModelFacts:
-    """Read a model in diffusers format.
+def read_facts(folder: Path, *, single: bool = False) -> ModelFacts:
+    """Read a model in diffusers format; with ``single`` its family is one of one call per image.
 
     Raises ``ModelError`` when files are missing or broken, or when the class is not supported.
     """
@@ -41,7 +41,7 @@ def read_facts(folder: Path) -> ModelFacts:
     class_name = str(index.get("_class_name"))
     denoiser = _denoiser(index)
     config = read_json(folder / denoiser / "config.json") if denoiser else {}
-    family = family_of(class_name, config)
+    family = family_of(class_name, config, single=single)
     if family is None or denoiser is None:
         raise ModelError(
             "this model is not supported",
@@ -49,7 +49,9 @@ def read_facts(folder: Path) -> ModelFacts:
             value=class_name,
             allowed=", ".join(FAMILIES),
         )
-    factor = 2 ** (len(read_json(folder / "vae" / "config.json").get("block_out_channels", [0] * 4)) - 1)
+    autoencoder = read_json(folder / "vae" / "config.json")
+    levels = autoencoder.get("block_out_channels") or autoencoder.get("encoder_block_out_channels") or [0] * 4
+    factor = 2 ** (len(levels) - 1)
     scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
     return ModelFacts(
         class_name=class_name,

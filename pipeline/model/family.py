@@ -39,6 +39,8 @@ class Family:
     """The pipeline hands its own sigmas to the scheduler, which must take them."""
     sample_size: int = 64
     """Latent pixels per side where the denoiser's configuration says nothing."""
+    single: bool = False
+    """Rendered by one call of the stock pipeline per image: slower, correct for any diffusers pipeline."""
 
     def effective_guidance(self, guidance_scale: float) -> float | None:
         """What the guidance scale amounts to; None where the model takes none."""
@@ -49,7 +51,7 @@ class Family:
         return guidance_scale + 0.0  # -0.0 becomes 0.0: one image, one id
 
     def uses_negative_prompt(self, effective_guidance: float | None) -> bool:
-        return self.rows(effective_guidance) == 2
+        return self.single or self.rows(effective_guidance) == 2
 
     def rows(self, effective_guidance: float | None) -> int:
         """Rows of the denoiser's batch that one image takes."""
@@ -70,6 +72,23 @@ _STABLE_DIFFUSION = Family(
 )
 _STABLE_DIFFUSION_XL = replace(_STABLE_DIFFUSION, name="stable_diffusion_xl", guidance_scale=5.0, sample_size=128)
 _PIXART = replace(_STABLE_DIFFUSION, name="pixart", guidance_scale=4.5, num_inference_steps=20, patch=2)
+
+
+def _single(
+    guidance_scale: float, num_inference_steps: int, *, flow: bool, sample_size: int = 128, patch: int = 2
+) -> Family:
+    """A class without an adapter: nothing is known to be equal, so no recipes are merged."""
+    return Family(
+        name="single",
+        guidance=Guidance.EMBEDDED,
+        guidance_scale=guidance_scale,
+        num_inference_steps=num_inference_steps,
+        patch=patch,
+        flow=flow,
+        sample_size=sample_size,
+        single=True,
+    )
+
 
 FAMILIES: Mapping[str, Family] = {
     "StableDiffusionPipeline": _STABLE_DIFFUSION,
@@ -95,19 +114,36 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "PixArtAlphaPipeline": _PIXART,
     "PixArtSigmaPipeline": _PIXART,
+    "AuraFlowPipeline": _single(3.5, 50, flow=True),
+    "ChromaPipeline": _single(5.0, 35, flow=True),
+    "CogView3PlusPipeline": _single(5.0, 50, flow=False),
+    "CogView4Pipeline": _single(5.0, 50, flow=True),
+    "Flux2KleinPipeline": _single(4.0, 50, flow=True),
+    "Flux2Pipeline": _single(4.0, 50, flow=True),
+    "HunyuanDiTPipeline": _single(5.0, 50, flow=False),
+    "LatentConsistencyModelPipeline": _single(8.5, 4, flow=False, sample_size=64, patch=1),
+    "Lumina2Pipeline": _single(4.0, 30, flow=True),
+    "LuminaPipeline": _single(4.0, 30, flow=True),
+    "OvisImagePipeline": _single(5.0, 50, flow=True),
+    "SanaPipeline": _single(4.5, 20, flow=False, sample_size=32, patch=1),
+    "StableDiffusionPAGPipeline": _single(7.5, 50, flow=False, sample_size=64, patch=1),
+    "StableDiffusionXLPAGPipeline": _single(5.0, 50, flow=False, patch=1),
+    "ZImagePipeline": _single(5.0, 50, flow=True),
 }
 """By the class that a model's ``model_index.json`` names."""
 
 
-def family_of(class_name: str, denoiser_config: Mapping[str, Any]) -> Family | None:
-    """The family of a model, or None for a class Darkroom does not know.
+def family_of(class_name: str, denoiser_config: Mapping[str, Any], *, single: bool = False) -> Family | None:
+    """The family of a model, or None for a class Darkroom does not know. With ``single``, one call per image.
 
     The denoiser's configuration says how guidance enters: a U-Net with ``time_cond_proj_dim`` (latent consistency
     models, arXiv:2310.04378) embeds the guidance scale, a Flux without ``guidance_embeds`` (schnell) takes none.
     """
     family = FAMILIES.get(class_name)
-    if family is None:
-        return None
+    if family is None or family.single:
+        return family
+    if single:
+        return replace(family, guidance=Guidance.EMBEDDED, single=True)
     if denoiser_config.get("time_cond_proj_dim") is not None:
         return replace(family, guidance=Guidance.EMBEDDED)
     if family.guidance is Guidance.EMBEDDED and not denoiser_config.get("guidance_embeds", False):

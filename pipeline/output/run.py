@@ -19,6 +19,8 @@ class NumericsProfile:
 
     rows: int
     """Rows of the denoiser's batch."""
+    compiled: bool
+    """Whether the denoiser is compiled."""
     threads: int
     """CPU threads per worker."""
     device: str

@@ -46,8 +46,6 @@ class Adapter(ABC):
 
     modules: ClassVar[tuple[str, ...]]
     """Parts of the stock pipeline with weights that must be there."""
-    optional: ClassVar[tuple[str, ...]] = ()
-    """Parts with weights that a model may do without."""
     denoiser_name: ClassVar[str] = "unet"
 
     stock: Any
@@ -56,6 +54,8 @@ class Adapter(ABC):
     device: torch.device
     dtype: torch.dtype
     scheduler_config: Mapping[str, Any]
+    compiled: bool = False
+    """The denoiser is compiled, once for each shape."""
     encode_rows: int = 8
     """Texts in one call of the text encoders."""
     decode_rows: int = 4
@@ -67,9 +67,14 @@ class Adapter(ABC):
         return int(self.stock.vae_scale_factor)
 
     @cached_property
-    def denoiser(self) -> Any:
-        """The network that is called at every step."""
+    def network(self) -> Any:
+        """The denoiser as diffusers has it."""
         return getattr(self.stock, self.denoiser_name)
+
+    @cached_property
+    def denoiser(self) -> Any:
+        """What is called at every step: the network, compiled or not."""
+        return torch.compile(self.network, dynamic=False) if self.compiled else self.network
 
     def rows(self, recipe: Recipe) -> int:
         """Rows of the denoiser's batch: 2 (unconditional, conditional) when guided so, else 1."""
@@ -133,7 +138,7 @@ class Adapter(ABC):
 
     @property
     def latent_channels(self) -> int:
-        return int(self.denoiser.config.in_channels)
+        return int(self.network.config.in_channels)
 
     def scaled_noise(self, noise: Tensor, scheduler: Any) -> Tensor:
         scaled: Tensor = noise * scheduler.init_noise_sigma

@@ -28,7 +28,7 @@ class StableDiffusion(Adapter):
         """The guidance scale as U-Nets of latent consistency models take it: less 1, as a sine embedding."""
         if self.family.guidance is not Guidance.EMBEDDED:
             return {}
-        width = self.denoiser.config.time_cond_proj_dim
+        width = self.network.config.time_cond_proj_dim
         scale = torch.tensor([recipe.guidance_scale]) - 1
         embedding = self.stock.get_guidance_scale_embedding(scale, embedding_dim=width)
         return {"timestep_cond": embedding.to(device=self.device, dtype=self.dtype)}
@@ -111,7 +111,6 @@ class StableDiffusion3(Transformer):
     """Stable Diffusion 3 and 3.5; the T5 encoder may be left out."""
 
     modules = ("text_encoder", "text_encoder_2", "transformer", "vae")
-    optional = ("text_encoder_3",)
 
     def encode_texts(self, texts: list[str]) -> Rows:
         embeddings, _, pooled, _ = self.stock.encode_prompt(
@@ -160,7 +159,7 @@ class Flux(Transformer):
 
     @property
     def latent_channels(self) -> int:
-        return int(self.denoiser.config.in_channels) // 4
+        return int(self.network.config.in_channels) // 4
 
     def timing(self, num_inference_steps: int, width: int, height: int) -> Mapping[str, Any]:
         mu = self.mu(width, height, max_shift=1.15)
@@ -222,7 +221,7 @@ class PixArt(Adapter):
             return_dict=False,
         )[0]
         # The second half of the channels is a learned variance that no sampler here uses.
-        learned = self.denoiser.config.out_channels // 2 == self.latent_channels
+        learned = self.network.config.out_channels // 2 == self.latent_channels
         return predicted.chunk(2, dim=1)[0] if learned else predicted
 
     def stepped(self, step_output: tuple[Tensor, ...], num_inference_steps: int) -> Tensor:
@@ -232,7 +231,7 @@ class PixArt(Adapter):
     def _size(self, latents: Tensor) -> dict[str, Tensor | None]:
         """The micro-conditions of the alpha model for 1024 px; the others take none."""
         alpha = type(self.stock).__name__ == "PixArtAlphaPipeline"
-        if not alpha or self.denoiser.config.sample_size != 128:
+        if not alpha or self.network.config.sample_size != 128:
             return {"resolution": None, "aspect_ratio": None}
         height, width = (side * self.latent_factor for side in latents.shape[2:])
         like: dict[str, Any] = {"dtype": self.dtype, "device": self.device}

@@ -17,17 +17,10 @@ def build_scheduler(
 
     ``timing`` goes to ``set_timesteps``; lists, of the scheduler or in ``timing``, take the place of the step count.
     Its tables are on the CPU: a step reads single numbers of them, which on a GPU would each wait for the device.
-    Raises ``RenderError`` for a step count it cannot do and for a module that is not installed.
+    Raises ``RenderError`` as ``require_steps`` does.
     """
-    kind = scheduler.kind
-    if kind.needs and find_spec(kind.needs) is None:
-        raise RenderError(f"scheduler {scheduler.name} needs {kind.needs}, which is not installed: pip install it")
-    allowed = allowed_steps(scheduler.text, config)
-    if num_inference_steps not in allowed:
-        raise RenderError(
-            f"scheduler {scheduler.text} does {allowed[0]} to {allowed[-1]} inference steps, not {num_inference_steps}"
-        )
-    built = getattr(diffusers, kind.class_name).from_config(dict(config), **scheduler.settings)
+    require_steps(scheduler, config, num_inference_steps)
+    built = getattr(diffusers, scheduler.kind.class_name).from_config(dict(config), **scheduler.settings)
     lists = {"timesteps": scheduler.timesteps, "sigmas": scheduler.sigmas}
     told = {**timing, **{name: list(numbers) for name, numbers in lists.items() if numbers is not None}}
     if not told.keys() & lists.keys():
@@ -36,3 +29,15 @@ def build_scheduler(
     if hasattr(built, "set_begin_index"):
         built.set_begin_index(0)  # else the first step searches for its timestep
     return built
+
+
+def require_steps(scheduler: Scheduler, config: Mapping[str, Any], num_inference_steps: int) -> None:
+    """``RenderError`` for a step count the scheduler cannot do and for a module it needs that is not installed."""
+    needs = scheduler.kind.needs
+    if needs and find_spec(needs) is None:
+        raise RenderError(f"scheduler {scheduler.name} needs {needs}, which is not installed: pip install {needs}")
+    allowed = allowed_steps(scheduler.text, config)
+    if num_inference_steps not in allowed:
+        raise RenderError(
+            f"scheduler {scheduler.text} does {allowed[0]} to {allowed[-1]} inference steps, not {num_inference_steps}"
+        )

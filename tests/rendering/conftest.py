@@ -9,7 +9,6 @@ import torch
 from pipeline.rendering.loading import LoadedModel, load_model
 from tests.tiny_models import save, stable_diffusion
 
-
 _DIFFERENCES = pytest.StashKey[dict[tuple[str, str], tuple[int, float]]]()
 
 

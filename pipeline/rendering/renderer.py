@@ -1,0 +1,47 @@
+"""What renders a model's tasks: the engine where its family has an adapter, one call per image otherwise."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.model.facts import read_facts
+from pipeline.recipe import RenderTask
+from pipeline.rendering.engine import Engine, EngineCounters
+from pipeline.rendering.loading import load_model, load_stock
+from pipeline.rendering.results import Outcome
+from pipeline.rendering.single import SingleEngine
+
+
+class Renderer(Protocol):
+    """Tasks in, outcomes in completion order. Owned and stepped by one thread."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether some added task has no outcome yet."""
+
+    @property
+    def counters(self) -> EngineCounters:
+        """Sums since the renderer was made."""
+
+    def add(self, tasks: Iterable[RenderTask], *, flush: bool = False) -> None:
+        """Append to the backlog; with ``flush`` the tasks are a group whose commit waits for all of them."""
+
+    def step(self) -> list[Outcome]:
+        """Do a bounded amount of work; returns what finished."""
+
+    def render(self, tasks: Iterable[RenderTask]) -> Iterator[Outcome]:
+        """Add tasks and step until nothing is left."""
+
+
+def load_renderer(
+    folder: Path, *, dtype: str, device: str, rows: int, compiled: bool = False, call: Mapping[str, Any] | None = None
+) -> Renderer:
+    """Load a model to render with. ``call``, further arguments of its stock pipeline, means one call per image.
+
+    Raises ``ModelError`` as ``load_model`` does, and for an argument the pipeline does not take.
+    """
+    facts = read_facts(folder, single=bool(call))
+    if not facts.family.single:
+        return Engine(load_model(folder, dtype=dtype, device=device, compiled=compiled), rows)
+    stock = load_stock(folder, facts.class_name, dtype=dtype, device=device)
+    return SingleEngine(stock, device=device, call=call or {})

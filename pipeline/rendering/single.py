@@ -1,0 +1,123 @@
+"""The fallback: one call of the stock diffusers pipeline per image. Slower than the engine, correct for any class."""
+
+import inspect
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+
+from pipeline.errors import ModelError
+from pipeline.recipe import Recipe, RenderTask
+from pipeline.rendering.engine import DEVICE_ERRORS, EngineCounters
+from pipeline.rendering.results import Failed, Outcome, Rendered
+from pipeline.rendering.timetables import require_steps
+from pipeline.schedulers import evaluations, scheduler_of
+
+_DECIDED = (
+    "prompt", "negative_prompt", "width", "height", "num_inference_steps", "timesteps", "sigmas", "guidance_scale",
+    "generator", "latents", "num_images_per_prompt", "output_type", "return_dict", "callback_on_step_end",
+    "callback_on_step_end_tensor_inputs",
+)  # fmt: skip
+"""Arguments that the recipe or this module decides."""
+
+
+class SingleEngine:
+    """Has the methods of ``Engine``; every step is a whole image."""
+
+    def __init__(
+        self,
+        stock: Any,
+        *,
+        device: str,
+        call: Mapping[str, Any],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """``stock`` is a loaded pipeline; ``call`` goes to every call of it."""
+        self._stock, self._device, self._call, self._clock = stock, device, dict(call), clock
+        self._config = dict(stock.scheduler.config)
+        self._parameters = inspect.signature(type(stock).__call__).parameters
+        free = [name for name in self._parameters if name not in ("self", *_DECIDED)]
+        for name in call:
+            if name not in free:
+                raise ModelError(
+                    f"{type(stock).__name__} takes no such argument",
+                    where="model.call",
+                    value=name,
+                    allowed=", ".join(free),
+                )
+        self._waiting: deque[RenderTask] = deque()
+        self._counters = EngineCounters()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting)
+
+    @property
+    def counters(self) -> EngineCounters:
+        return self._counters
+
+    def add(self, tasks: Iterable[RenderTask], *, flush: bool = False) -> None:
+        """Append to the backlog; every image is ready with its own call, so there is nothing to flush."""
+        self._waiting.extend(tasks)
+
+    def render(self, tasks: Iterable[RenderTask]) -> Iterator[Outcome]:
+        """Outcomes in the order of the tasks, those of tasks added before included."""
+        self.add(tasks)
+        while self.busy:
+            yield from self.step()
+
+    def step(self) -> list[Outcome]:
+        """Render the next task; what the device raises goes to the caller."""
+        if not self._waiting:
+            return []
+        task, began = self._waiting.popleft(), self._clock()
+        try:
+            images = self._draw(task.recipe)
+        except DEVICE_ERRORS:
+            raise
+        except Exception as error:  # noqa: BLE001  # the task boundary: what a recipe breaks is that task's failure
+            return [Failed(task=task, stage="denoise", verdict="error", error=f"{type(error).__name__}: {error}")]
+        elapsed_s = self._clock() - began
+        count = evaluations(task.recipe.scheduler, task.recipe.num_inference_steps)
+        self._counters += EngineCounters(evaluations=count, denoiser_calls=count, denoise_s=elapsed_s)
+        if not np.isfinite(images).all():
+            return [Failed(task=task, stage="decode", verdict="nan_latents", error="the picture is not finite")]
+        return [
+            Rendered(
+                task=task,
+                pixels=(images * 255).round().astype(np.uint8),
+                prompt_truncated=False,
+                rows=1,
+                render_s=elapsed_s,
+                device=self._device,
+            )
+        ]
+
+    def _draw(self, recipe: Recipe) -> Any:
+        """(height, width, 3), float 0..1"""
+        found = scheduler_of(recipe.scheduler)
+        require_steps(found, self._config, recipe.num_inference_steps)
+        self._stock.scheduler = getattr(diffusers, found.kind.class_name).from_config(self._config, **found.settings)
+        told: dict[str, Any] = {
+            "num_inference_steps": recipe.num_inference_steps,
+            "timesteps": found.timesteps and list(found.timesteps),
+            "sigmas": found.sigmas and list(found.sigmas),
+            "guidance_scale": recipe.guidance_scale,
+            "negative_prompt": recipe.negative_prompt if (recipe.negative_prompt or "").strip() else None,
+            "use_resolution_binning": False,
+            "clean_caption": False,
+        }
+        asked = {name: value for name, value in told.items() if value is not None and name in self._parameters}
+        with torch.no_grad():
+            return self._stock(
+                prompt=recipe.prompt,
+                width=recipe.width,
+                height=recipe.height,
+                generator=torch.Generator("cpu").manual_seed(recipe.seed),
+                output_type="np",
+                **{**asked, **self._call},
+            ).images[0]
