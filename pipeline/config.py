@@ -18,11 +18,19 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class LoraSection(_Section):
+    id: str
+    """A safetensors file, a folder with one, or a Hub id."""
+    weight: Annotated[float, Field(strict=False, allow_inf_nan=False)] = 1.0
+
+
 class ModelSection(_Section):
     id: str = "shapes"
     """Built in, a local diffusers directory, or a Hub id."""
     revision: str | None = None
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    loras: tuple[LoraSection, ...] = ()
+    """Fused into the model when it is loaded."""
     scheduler: str = "default"
     call: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Further arguments of the model's stock pipeline, such as clip_skip; they mean one call per image."""

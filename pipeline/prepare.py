@@ -18,7 +18,7 @@ from pipeline.manifest.read import read_rows
 from pipeline.manifest.rules import RowRules
 from pipeline.manifest.verdicts import RejectedRow
 from pipeline.model.facts import ModelFacts, read_facts
-from pipeline.model.resolve import ModelSource
+from pipeline.model.resolve import LoraSource, ModelSource
 from pipeline.output.schema import RESERVED
 from pipeline.planning.count import Count, count
 from pipeline.planning.points import Axes, points
@@ -62,7 +62,8 @@ def prepare(job: Job, *, skip_bad_rows: bool = False) -> Prepared:
 
     Rejected rows are an error unless ``skip_bad_rows``.
     """
-    source = ModelSource(model_id=job.model.id, revision=job.model.revision)
+    loras = tuple(LoraSource(lora_id=lora.id, weight=lora.weight) for lora in job.model.loras)
+    source = ModelSource(model_id=job.model.id, revision=job.model.revision, loras=loras)
     model = read_facts(source.folder(weights=False), single=bool(job.model.call))
     axes = _axes(job, model)
     rules = RowRules(

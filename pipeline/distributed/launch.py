@@ -132,7 +132,7 @@ class _Work:
 def _find_model(prepared: Prepared, options: LaunchOptions) -> _ModelFiles:
     source = prepared.source.pinned()
     folder = source.folder()
-    digest = fingerprint(folder, DigestCache(options.cache_folder))
+    digest = fingerprint(folder, DigestCache(options.cache_folder), source.lora_files())
     return _ModelFiles(source=source, folder=folder, fingerprint=digest)
 
 

@@ -30,7 +30,8 @@ class RenderWorker:
     def __init__(self, spec: WorkerSpec) -> None:
         torch.set_num_threads(spec.threads)
         folder = spec.model.folder()
-        found = fingerprint(folder, DigestCache(spec.cache_folder))
+        loras = spec.model.lora_files()
+        found = fingerprint(folder, DigestCache(spec.cache_folder), loras)
         if found != spec.facts.model_fingerprint:
             raise ModelError("a worker found other model files than the driver", where=str(folder), value=found)
         engine = load_renderer(
@@ -38,6 +39,7 @@ class RenderWorker:
             dtype=spec.facts.dtype,
             device=spec.device,
             rows=spec.rows,
+            loras=loras,
             compiled=spec.compiled,
             call=spec.call,
         )

@@ -1,7 +1,7 @@
 """From what the job file calls a model to a folder on this machine."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import ModelError
@@ -10,7 +10,40 @@ BUILT_IN = {"shapes": Path(__file__).parent.parent / "shapes" / "weights"}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES_OF_FACTS = ["*.json"]
 _FILES_OF_WEIGHTS = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_ALLOWED_LORA = "a safetensors file, a folder with one, or a Hub id such as org/name"
 _ALLOWED = f"a built-in model ({', '.join(BUILT_IN)}), a folder with model_index.json, or a Hub id such as org/name"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSource:
+    """Low-rank weights that are fused into a model when it is loaded (Hu et al., arXiv:2106.09685)."""
+
+    lora_id: str
+    weight: float = 1.0
+
+    def file(self) -> Path:
+        """Its one safetensors file on this machine, fetched from the Hub if need be.
+
+        Raises ``ModelError`` when there is none, or several in its folder.
+        """
+        path = Path(self.lora_id).expanduser()
+        if path.is_file():
+            return path.resolve()
+        folder = path.resolve() if path.is_dir() else self._from_hub()
+        files = sorted(folder.glob("*.safetensors"))
+        if len(files) != 1:
+            raise ModelError(
+                f"a LoRA is one safetensors file, and here are {len(files)}",
+                where="model.loras",
+                value=self.lora_id,
+                allowed=_ALLOWED_LORA,
+            )
+        return files[0]
+
+    def _from_hub(self) -> Path:
+        if self.lora_id.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(self.lora_id):
+            raise ModelError("there is no such LoRA", where="model.loras", value=self.lora_id, allowed=_ALLOWED_LORA)
+        return _from_hub(self.lora_id, None, ["*.safetensors"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +53,7 @@ class ModelSource:
     model_id: str
     revision: str | None = None
     """A commit of the Hub once resolved; None for folders."""
+    loras: tuple[LoraSource, ...] = ()
 
     def folder(self, *, weights: bool = True) -> Path:
         """Where its files lie on this machine, fetched from the Hub if need be; ``weights=False`` fetches JSON only.
@@ -39,7 +73,11 @@ class ModelSource:
         """The same model with the revision it resolves to now."""
         folder = self.folder()
         in_hub_cache = folder.parent.name == "snapshots"
-        return ModelSource(model_id=self.model_id, revision=folder.name if in_hub_cache else self.revision)
+        return replace(self, revision=folder.name if in_hub_cache else self.revision)
+
+    def lora_files(self) -> tuple[tuple[Path, float], ...]:
+        """The file and the weight of each LoRA."""
+        return tuple((lora.file(), lora.weight) for lora in self.loras)
 
 
 def _from_hub(model_id: str, revision: str | None, patterns: list[str]) -> Path:

@@ -2,7 +2,8 @@
 
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -45,15 +46,18 @@ class LoadedModel:
     dtype: str
 
 
-def load_model(folder: Path, *, dtype: str, device: str, compiled: bool = False) -> LoadedModel:
+def load_model(
+    folder: Path, *, dtype: str, device: str, loras: Sequence[tuple[Path, float]] = (), compiled: bool = False
+) -> LoadedModel:
     """Load a model in diffusers format from safetensors; nothing is downloaded, no code of the model is run.
 
+    ``loras`` are fused into the weights, each with its factor.
     ``compiled``: the denoiser is compiled for each picture size when it first comes, minutes on a GPU.
     Raises ``ModelError`` for a class that is not supported, and for weights that are missing, pickled, incomplete
     or of other shapes than the configuration says.
     """
     facts = read_facts(folder)
-    stock = load_stock(folder, facts.class_name, dtype=dtype, device=device)
+    stock = load_stock(folder, facts.class_name, dtype=dtype, device=device, loras=loras)
     for name in ADAPTERS[facts.class_name].modules:
         if getattr(stock, name) is None:
             raise ModelError("a part of the model is missing", where=str(folder / "model_index.json"), value=name)
@@ -68,7 +72,9 @@ def load_model(folder: Path, *, dtype: str, device: str, compiled: bool = False)
     return LoadedModel(adapter=adapter, device=device, dtype=dtype)
 
 
-def load_stock(folder: Path, class_name: str, *, dtype: str, device: str) -> Any:
+def load_stock(
+    folder: Path, class_name: str, *, dtype: str, device: str, loras: Sequence[tuple[Path, float]] = ()
+) -> Any:
     """A stock pipeline on its device, its parts with weights in ``dtype``, eval and without gradients.
 
     Raises ``ModelError`` as ``load_model`` does.
@@ -76,7 +82,10 @@ def load_stock(folder: Path, class_name: str, *, dtype: str, device: str) -> Any
     if dtype not in DTYPES:
         raise ModelError("unknown dtype", value=dtype, allowed=", ".join(DTYPES))
     with _quiet():
-        stock = _from_folder(folder, class_name, DTYPES[dtype]).to(device)
+        stock = _from_folder(folder, class_name, DTYPES[dtype])
+        if loras:
+            _fuse(stock, loras)
+        stock.to(device)
         if device != "cpu":
             _lay_out_for_gpus(stock)
     stock.set_progress_bar_config(disable=True)
@@ -102,6 +111,23 @@ def _from_folder(folder: Path, class_name: str, dtype: torch.dtype) -> Any:
         return stock_class.from_pretrained(folder, dtype=dtype, local_files_only=True, **left_out, **parts)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"the model cannot be loaded: {error}", where=str(folder)) from error
+
+
+def _fuse(stock: Any, loras: Sequence[tuple[Path, float]]) -> None:
+    """Add low-rank weights to the weights they are for; nothing of them is left to compute at each step."""
+    names = [f"lora{number}" for number in range(len(loras))]
+    for name, (path, _) in zip(names, loras, strict=True):
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are meant
+                stock.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name, local_files_only=True)
+        except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+            raise ModelError(f"the LoRA cannot be loaded: {error}", where=str(path)) from error
+        if not any(name in adapters for adapters in stock.get_list_adapters().values()):
+            raise ModelError("the LoRA has no weights for this model", where=str(path), value=type(stock).__name__)
+    stock.set_adapters(names, [weight for _, weight in loras])
+    stock.fuse_lora()
+    stock.unload_lora_weights()
 
 
 def _part_class(folder: Path, name: str, entry: list[Any]) -> type:
@@ -165,7 +191,12 @@ def _require_vocabulary(folder: Path) -> None:
 class _Advice(logging.Filter):
     """Drops what the libraries advise on every load and nobody here can act on; warnings and errors stay."""
 
-    _PHRASES = ("requires torchvision", "You have disabled the safety checker", "cannot run with `cpu` device")
+    _PHRASES = (
+        "requires torchvision",
+        "You have disabled the safety checker",
+        "cannot run with `cpu` device",
+        "No LoRA keys associated",
+    )
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not any(phrase in record.getMessage() for phrase in self._PHRASES)

@@ -1,6 +1,6 @@
 """What renders a model's tasks: the engine where its family has an adapter, one call per image otherwise."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,7 +34,14 @@ class Renderer(Protocol):
 
 
 def load_renderer(
-    folder: Path, *, dtype: str, device: str, rows: int, compiled: bool = False, call: Mapping[str, Any] | None = None
+    folder: Path,
+    *,
+    dtype: str,
+    device: str,
+    rows: int,
+    loras: Sequence[tuple[Path, float]] = (),
+    compiled: bool = False,
+    call: Mapping[str, Any] | None = None,
 ) -> Renderer:
     """Load a model to render with. ``call``, further arguments of its stock pipeline, means one call per image.
 
@@ -42,6 +49,6 @@ def load_renderer(
     """
     facts = read_facts(folder, single=bool(call))
     if not facts.family.single:
-        return Engine(load_model(folder, dtype=dtype, device=device, compiled=compiled), rows)
-    stock = load_stock(folder, facts.class_name, dtype=dtype, device=device)
+        return Engine(load_model(folder, dtype=dtype, device=device, loras=loras, compiled=compiled), rows)
+    stock = load_stock(folder, facts.class_name, dtype=dtype, device=device, loras=loras)
     return SingleEngine(stock, device=device, call=call or {})
