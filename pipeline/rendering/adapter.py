@@ -59,7 +59,7 @@ class Adapter(ABC):
     encode_rows: int = 8
     """Texts in one call of the text encoders."""
     decode_rows: int = 4
-    """Latents in one call of the autoencoder."""
+    """Latents in one call of the autoencoder, while they fit."""
 
     @property
     def latent_factor(self) -> int:
@@ -165,11 +165,10 @@ class Adapter(ABC):
         return step_output[0]
 
     def decode(self, latents: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Latents (decode_rows, c, h, w) to RGB (decode_rows, height, width, 3) 0..255, and which rows are finite.
+        """Latents (n, c, h, w) to RGB (n, height, width, 3) 0..255, and which rows are finite.
 
         A row that is not finite in half precision is decoded once more in float32. Rows that stay so are black.
         """
-        assert len(latents) == self.decode_rows
         images = self._autoencode(latents)
         pixels, finite = _pixels(images), _finite(images)
         if self.stock.vae.dtype != torch.float32 and not finite.all():

@@ -42,7 +42,8 @@ class Backlog:
     def __init__(self, rows: int, rows_of: Callable[[Recipe], int]) -> None:
         self._rows, self._rows_of = rows, rows_of
         self._waiting: deque[Pending] = deque()
-        self._batch_key: BatchKey | None = None
+        self.batch_key: BatchKey | None = None
+        """Of the last task taken."""
         self._passed = 0
 
     def __len__(self) -> int:
@@ -55,7 +56,7 @@ class Backlog:
     @property
     def changes_key(self) -> bool:
         """Nothing of the current batch key comes next."""
-        return not self._waiting or self._waiting[0].batch_key != self._batch_key
+        return not self._waiting or self._waiting[0].batch_key != self.batch_key
 
     def add(self, tasks: Iterable[RenderTask], *, grouped: bool) -> None:
         listed = list(tasks)
@@ -67,7 +68,7 @@ class Backlog:
         if not self._waiting or (self.changes_key and not drained):
             return None
         head = self._waiting[0]
-        self._batch_key = head.batch_key
+        self.batch_key = head.batch_key
         index = 0 if self._rows_of(head.task.recipe) <= free_rows else self._passing(free_rows)
         if index is None:
             return None

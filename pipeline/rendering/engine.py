@@ -5,6 +5,7 @@ rows; a slot that finishes is refilled before the next call. The number of rows 
 shape, and a picture's bytes depend on its recipe alone.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -16,14 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pipeline.errors import RenderError
+from pipeline.errors import JobBrokenError, RenderError
 from pipeline.recipe import RenderTask
 from pipeline.rendering.adapter import Rows
-from pipeline.rendering.backlog import Backlog, Group, Pending
+from pipeline.rendering.backlog import Backlog, BatchKey, Group, Pending
 from pipeline.rendering.loading import LoadedModel
 from pipeline.rendering.prompts import Prompts
 from pipeline.rendering.results import Failed, Outcome, Rendered, Stage
 from pipeline.rendering.slots import Slot
+
+_log = logging.getLogger(__name__)
 
 CACHED_TIMETABLES = 64
 """Pristine schedulers, one per (scheduler, step count, size)."""
@@ -55,11 +58,15 @@ class Engine:
         """``rows`` of the denoiser's batch, at least 2: a guided task takes two."""
         if rows < 2:
             raise ValueError(f"an engine needs at least 2 rows, not {rows}")
-        self._model, self._rows, self._clock = model, rows, clock
+        self._model, self._clock = model, clock
+        self._rows_at_first, self._rows_of_key = rows, dict[BatchKey, int]()
+        self._decode_rows = model.adapter.decode_rows
         self._prompts = Prompts(model.adapter)
         self._timetable = lru_cache(maxsize=CACHED_TIMETABLES)(model.adapter.timetable)
         self._backlog = Backlog(rows, model.adapter.rows)
         self._slots: list[Slot] = []
+        self._parked: list[Slot] = []
+        """They had to leave the batch when it became smaller, and come back before anything new."""
         self._ready: list[Slot] = []
         """Their latents wait for the decoder."""
         self._flush = False
@@ -70,7 +77,7 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        return bool(self._backlog or self._slots or self._ready)
+        return bool(self._backlog or self._slots or self._parked or self._ready)
 
     @property
     def counters(self) -> EngineCounters:
@@ -103,8 +110,19 @@ class Engine:
         outcomes += self._decode()
         return outcomes
 
+    @property
+    def _rows(self) -> int:
+        """Of the batch for the present picture size."""
+        key = self._backlog.batch_key
+        return self._rows_at_first if key is None else self._rows_of_key.get(key, self._rows_at_first)
+
     def _refill(self) -> list[Failed]:
-        failed = []
+        failed: list[Failed] = []
+        while self._parked and self._parked[0].rows <= self._rows - self._used_rows():
+            self._slots.append(self._parked.pop(0))
+            self._conditioning = None
+        if self._parked:
+            return failed
         while (pending := self._take()) is not None:
             admitted = self._admit(pending)
             if isinstance(admitted, Slot):
@@ -138,7 +156,11 @@ class Engine:
 
     def _denoise(self) -> list[Failed]:
         began, used = self._clock(), self._used_rows()
-        predicted = self._model.adapter.predict(*self._batch())
+        try:
+            predicted = self._model.adapter.predict(*self._batch())
+        except torch.OutOfMemoryError as error:
+            self._shrink_batch(error)
+            return []
         by_slot = torch.split(predicted[:used], [slot.rows for slot in self._slots])
         failed = {
             slot: failure for slot, rows in zip(self._slots, by_slot, strict=True) if (failure := _advance(slot, rows))
@@ -152,6 +174,21 @@ class Engine:
             self._slots = [slot for slot in self._slots if slot not in left]
             self._conditioning = None
         return [*failed.values()]
+
+    def _shrink_batch(self, error: torch.OutOfMemoryError) -> None:
+        """Go on with the next lower power of two of rows for this picture size; no slot loses its state."""
+        smaller = _lower_power_of_two(self._rows)
+        if smaller < 2:
+            raise JobBrokenError(f"not even one image of this size fits on {self._model.device}: {error}") from error
+        key = self._backlog.batch_key
+        assert key is not None
+        _log.warning("out of memory with %d rows at %d x %d px; going on with %d", self._rows, *key, smaller)
+        self._rows_of_key[key] = smaller
+        self._conditioning = None
+        while self._used_rows() > smaller:
+            self._parked.insert(0, self._slots.pop())
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _batch(self) -> tuple[Tensor, Tensor, Rows]:
         """Latents (rows, c, h, w), timesteps (rows,) and conditioning, each (rows, ...); rows without a task are 0."""
@@ -185,18 +222,26 @@ class Engine:
     def _decode(self) -> list[Outcome]:
         """Full chunks; all that is ready when a group waits for nothing else or no more of its size will come."""
         outcomes: list[Outcome] = []
-        size = self._model.adapter.decode_rows
-        flush = self._flush or (not self._slots and self._backlog.changes_key)
-        while len(self._ready) >= size or (flush and self._ready):
-            outcomes += self._decode_chunk(self._ready[:size])
-            del self._ready[:size]
+        flush = self._flush or (not self._slots and not self._parked and self._backlog.changes_key)
+        while len(self._ready) >= self._decode_rows or (flush and self._ready):
+            chunk = self._ready[: self._decode_rows]
+            try:
+                outcomes += self._decode_chunk(chunk)
+            except torch.OutOfMemoryError as error:
+                if self._decode_rows == 1:
+                    reason = f"not even one image can be decoded on {self._model.device}: {error}"
+                    raise JobBrokenError(reason) from error
+                self._decode_rows = _lower_power_of_two(self._decode_rows)
+                _log.warning("out of memory while decoding; going on with %d at a time", self._decode_rows)
+                continue
+            del self._ready[: len(chunk)]
         self._flush = False
         return outcomes
 
     def _decode_chunk(self, slots: list[Slot]) -> list[Outcome]:
         began = self._clock()
         latents = torch.cat([slot.latent for slot in slots])
-        missing = self._model.adapter.decode_rows - len(slots)
+        missing = self._decode_rows - len(slots)
         pixels, finite = self._model.adapter.decode(_padded(latents, missing))
         elapsed_s = self._clock() - began
         self._counters += EngineCounters(decode_s=elapsed_s)
@@ -219,6 +264,10 @@ class Engine:
 
     def _used_rows(self) -> int:
         return sum(slot.rows for slot in self._slots)
+
+
+def _lower_power_of_two(number: int) -> int:
+    return 1 << ((number - 1).bit_length() - 1)
 
 
 def _padded(rows: Tensor, missing: int) -> Tensor:

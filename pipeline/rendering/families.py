@@ -44,6 +44,11 @@ class StableDiffusionXL(StableDiffusion):
 
     modules = ("text_encoder", "text_encoder_2", "unet", "vae")
 
+    def __post_init__(self) -> None:
+        """The autoencoder overflows in float16: it is kept in float32, to which stock casts it for each picture."""
+        if self.dtype == torch.float16 and self.stock.vae.config.force_upcast:
+            torch.nn.Module.to(self.stock.vae, torch.float32)
+
     @property
     def no_negative_prompt(self) -> Text:
         """Zeros in place of an embedding, where the model was trained so."""

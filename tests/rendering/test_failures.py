@@ -3,16 +3,18 @@
 from copy import deepcopy
 from dataclasses import replace
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from pipeline.errors import JobBrokenError
 from pipeline.recipe import RenderTask
 from pipeline.rendering.engine import Engine
 from pipeline.rendering.loading import LoadedModel
 from pipeline.rendering.results import Failed, Rendered
-from tests.rendering.tasks import pixels_by_id, task
+from tests.rendering.tasks import mixed_tasks, pixels_by_id, task
 from tests.tiny_models import SIZE_PX
 
 ROWS = 6
@@ -46,7 +48,7 @@ def good(epsilon_model: LoadedModel) -> dict[str, bytes]:
             "denoise",
             "RenderError: scheduler flow_match_euler is not one of this model's family: ddim",
         ),
-        (task(scheduler="magic"), "denoise", "RenderError: scheduler magic is not one of"),
+        (task(scheduler="magic"), "denoise", "InputError: there is no such scheduler"),
         pytest.param(
             task(scheduler="lms"),
             "denoise",
@@ -125,3 +127,63 @@ def test_what_the_network_raises_is_no_tasks_fault(epsilon_model: LoadedModel) -
     engine = Engine(replace(epsilon_model, adapter=replace(epsilon_model.adapter, stock=stock)), ROWS)
     with pytest.raises(RuntimeError, match="channels"):
         list(engine.render(GOOD))
+
+
+class SmallDevice(torch.nn.Module):
+    """A denoiser on a device that has no room for more than some rows."""
+
+    def __init__(self, denoiser: Any, most_rows: int) -> None:
+        super().__init__()
+        self.inner, self.most_rows, self.config = denoiser, most_rows, denoiser.config
+
+    def forward(self, latents: torch.Tensor, *inputs: Any, **named: Any) -> Any:
+        if len(latents) > self.most_rows:
+            raise torch.OutOfMemoryError(f"tried to allocate {len(latents)} rows")
+        return self.inner(latents, *inputs, **named)
+
+
+def on_small_device(model: LoadedModel, most_rows: int) -> LoadedModel:
+    stock = model.adapter.stock
+    parts = {**stock.components, "unet": stock.unet}
+    copied = type(stock)(**parts, requires_safety_checker=False)
+    copied.unet = SmallDevice(stock.unet, most_rows)
+    return replace(model, adapter=replace(model.adapter, stock=copied))
+
+
+def test_a_batch_too_large_for_the_device_is_made_smaller_and_nothing_is_lost(
+    epsilon_model: LoadedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    wide = [task(width=2 * SIZE_PX, seed=n) for n in range(3)]
+    tasks = [*mixed_tasks(), *wide]
+    engine = Engine(on_small_device(epsilon_model, 5), 16)
+    outcomes = [outcome for outcome in engine.render(tasks) if isinstance(outcome, Rendered)]
+    assert sorted(o.task.task_id for o in outcomes) == sorted(own.task_id for own in tasks)
+    assert {o.rows for o in outcomes} == {4}
+    assert "out of memory with 16 rows at 32 x 32 px; going on with 8" in caplog.text
+    assert "out of memory with 8 rows at 64 x 32 px; going on with 4" in caplog.text
+    four = pixels_by_id(Engine(epsilon_model, 4), tasks)
+    assert {o.task.task_id: o.pixels.tobytes() for o in outcomes} == four
+
+
+def test_a_task_that_never_fits_ends_the_job(epsilon_model: LoadedModel) -> None:
+    engine = Engine(on_small_device(epsilon_model, 1), 16)
+    with pytest.raises(JobBrokenError, match=r"not even one image.*tried to allocate 2 rows"):
+        list(engine.render(mixed_tasks()))
+
+
+def test_a_decoder_too_large_for_the_device_gets_fewer_at_a_time(
+    epsilon_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = pixels_by_id(Engine(epsilon_model, ROWS), GOOD)
+    vae, decode = epsilon_model.adapter.stock.vae, epsilon_model.adapter.stock.vae.decode
+
+    def small(latents: torch.Tensor, **options: Any) -> Any:
+        if len(latents) > 2:
+            raise torch.OutOfMemoryError("no room")
+        return decode(latents, **options)
+
+    monkeypatch.setattr(vae, "decode", small)
+    found = pixels_by_id(Engine(epsilon_model, ROWS), GOOD)
+    for key, pixels in reference.items():
+        difference = np.frombuffer(found[key], np.uint8).astype(int) - np.frombuffer(pixels, np.uint8)
+        assert np.abs(difference).max() <= 1
