@@ -1,7 +1,8 @@
 """How fast planning is and how much memory it takes: ``python -m benchmarks.planning``.
 
-Counts and plans 10^5 and 10^6 prompt rows × 20 points, each in a process of its own, and prints tasks per second,
-the peak memory of each, and which heavy libraries were loaded.
+Counts and plans manifests in a process each, and prints tasks per second, the peak memory of each, and which heavy
+libraries were loaded: 10^5 and 10^6 prompts × 20 points; 10^6 rows with a seed, guidance and step count of their own
+(the shape of DiffusionDB), all of different prompts, and of 10^5 prompts.
 """
 
 import json
@@ -13,33 +14,47 @@ from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROWS = (100_000, 1_000_000)
+SWEEP = [("sweep.seeds", "0-4"), ("sweep.guidance_scales", [1, 3, 5, 8])]
+BATCH = 50_000
+CASES = (
+    ("sweep", 100_000, 100_000),
+    ("sweep", 1_000_000, 1_000_000),
+    ("own", 1_000_000, 1_000_000),
+    ("own", 1_000_000, 100_000),
+)
+"""Kind, rows, different prompts."""
 
 
-def write_manifest(path: Path, rows: int) -> None:
-    schema = pa.schema([("prompt", pa.string())])
-    with pq.ParquetWriter(path, schema) as writer:
-        for start in range(0, rows, 50_000):
-            prompts = [
-                f"a photograph of object number {n}, studio light, sharp focus" for n in range(start, start + 50_000)
-            ]
-            writer.write_table(pa.table({"prompt": prompts}, schema=schema))
+def write_manifest(path: Path, kind: str, rows: int, prompts: int) -> None:
+    random = np.random.default_rng(0)
+    writer = None
+    for start in range(0, rows, BATCH):
+        texts = [f"a photograph of object {n % prompts}, studio light, sharp" for n in range(start, start + BATCH)]
+        columns = {"prompt": pa.array(texts)}
+        if kind == "own":
+            columns["seed"] = pa.array(random.integers(0, 2**32, BATCH))
+            columns["guidance_scale"] = pa.array(random.choice([5.0, 7.0, 7.5, 12.0], BATCH))
+            columns["steps"] = pa.array(random.integers(10, 151, BATCH))
+        table = pa.table(columns)
+        writer = writer or pq.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+    assert writer is not None
+    writer.close()
 
 
 def measure(manifest: str, with_ids: bool) -> dict[str, object]:
     """Runs in a process of its own."""
     from pipeline.config import load_job
     from pipeline.identity import IdSet
-    from pipeline.planning.selection import Selection
     from pipeline.planning.tasks import Space, planned_amount
-    from pipeline.prepare import numbered_batches, prepare
+    from pipeline.prepare import numbered_batches, prepare, select
 
-    job = load_job(
-        None, [("manifest", manifest), ("sweep.seeds", "0-4"), ("sweep.guidance_scales", [1, 3, 5, 8])], date.today()
-    )
+    sweep = [] if "own" in Path(manifest).name else SWEEP
+    job = load_job(None, [("manifest", manifest), *sweep], date.today())
     began = time.perf_counter()
     prepared = prepare(job)
     counted_s = time.perf_counter() - began
@@ -48,7 +63,8 @@ def measure(manifest: str, with_ids: bool) -> dict[str, object]:
     if with_ids:
         began = time.perf_counter()
         space = Space(axes=prepared.axes, family=prepared.model.family, run_digest=bytes(16))
-        whole, _ = planned_amount(numbered_batches(prepared.manifest), space, Selection(), IdSet())
+        selection = select(prepared, limit=None, sample=None)
+        whole, _ = planned_amount(numbered_batches(prepared.manifest), space, selection, IdSet())
         ids_s = time.perf_counter() - began
         assert whole.images == images
     heavy = [name for name in ("torch", "ray", "diffusers") if name in sys.modules]
@@ -61,22 +77,20 @@ def main() -> None:
         print(json.dumps(measure(sys.argv[1], sys.argv[2] == "ids")))
         return
     print(f"pyarrow {pa.__version__}, Python {sys.version.split()[0]}; one process each, one core")
-    print(
-        f"{'rows':>9} {'images':>11} {'count s':>8} {'ids s':>7} {'ids/s':>10} {'peak MiB count':>15} {'with ids':>9}"
-    )
+    names = ("kind", "rows", "prompts", "images", "count s", "ids s", "ids/s", "MiB count", "with ids")
+    print("".join(f"{name:>11}" for name in names))
     with TemporaryDirectory() as folder:
-        for rows in ROWS:
-            path = Path(folder) / f"{rows}.parquet"
-            write_manifest(path, rows)
+        for kind, rows, prompts in CASES:
+            path = Path(folder) / f"{kind}-{rows}-{prompts}.parquet"
+            write_manifest(path, kind, rows, prompts)
             counted, made = (_in_a_process(path, mode) for mode in ("count", "ids"))
             assert not counted["heavy"], counted["heavy"]
             assert not made["heavy"], made["heavy"]
             rate = made["images"] / made["ids_s"]
-            print(
-                f"{rows:>9,} {made['images']:>11,} {counted['count_s']:>8.2f} {made['ids_s']:>7.1f} {rate:>10,.0f} "
-                f"{counted['peak_mib']:>15.0f} {made['peak_mib']:>9.0f}",
-                flush=True,
-            )
+            whole = [f"{value:,}" for value in (rows, prompts, made["images"])]
+            times = [f"{counted['count_s']:.2f}", f"{made['ids_s']:.1f}", f"{rate:,.0f}"]
+            peaks = [f"{run['peak_mib']:.0f}" for run in (counted, made)]
+            print("".join(f"{cell:>11}" for cell in (kind, *whole, *times, *peaks)), flush=True)
     print("neither torch nor Ray was loaded")
 
 

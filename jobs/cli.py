@@ -1,6 +1,8 @@
 """The command ``darkroom``: gathers the verbs, and turns errors into one block for people and an exit code."""
 
+import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +28,7 @@ def _check_own_packages() -> None:
 _check_own_packages()
 
 # Only now: these import from ``pipeline``.
-from jobs import finalize, manifest, plan, render, status  # noqa: E402
+from jobs import calibrate, finalize, manifest, plan, render, status  # noqa: E402
 from pipeline.errors import DarkroomError, InputError  # noqa: E402
 
 app = typer.Typer(
@@ -39,6 +41,7 @@ app.command("plan")(plan.plan)
 app.command("render")(render.render)
 app.command("status")(status.status)
 app.command("finalize")(finalize.finalize)
+app.command("calibrate")(calibrate.calibrate)
 app.add_typer(manifest.app, name="manifest")
 
 
@@ -61,20 +64,43 @@ def options(
 def main() -> None:
     """Run the command line and exit with 0, 1, 2, 3 or 130 (``docs/operations.md``)."""
     debug = "--debug" in sys.argv
-    try:
-        code = app([word for word in sys.argv[1:] if word != "--debug"], standalone_mode=False)
-    except typer.TyperException as error:
-        sys.stderr.write(f"error: {error.format_message()}\n  `--help` after the command shows what it takes\n")
-        code = 2
-    except (typer.Abort, KeyboardInterrupt):
-        code = INTERRUPTED
-    except DarkroomError as error:
-        if debug:
-            raise
-        sys.stderr.write(f"error: {error}\n")
-        code = 2 if isinstance(error, InputError) else 1
+    code = _run([word for word in sys.argv[1:] if word != "--debug"], debug)
     if code == INTERRUPTED:  # Typer turns Ctrl-C into this code itself
         sys.stderr.write("interrupted: what is committed stands; the same command continues\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_stdout()
     sys.stderr.flush()
-    raise SystemExit(code if isinstance(code, int) else 0)
+    raise SystemExit(code)
+
+
+def _run(words: list[str], debug: bool) -> int:
+    """Run a verb; whatever it raises becomes one block on stderr and an exit code, the same with ``debug``."""
+    caught: Exception
+    try:
+        code = app(words, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except typer.TyperException as error:
+        caught, code = error, 2
+        said = f"{error.format_message()}\n  `--help` after the command shows what it takes"
+    except (typer.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:  # who read our output, `head` for one, has seen enough
+        _forget_stdout()
+        return 1
+    except DarkroomError as error:
+        caught, said, code = error, str(error), 2 if isinstance(error, InputError) else 1
+    except Exception as error:  # noqa: BLE001  # the last resort: people get one block, never a traceback
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        caught, code = error, 1
+        said = f"this is a bug in Darkroom: {reason}; run again with --debug to see where"
+    if debug:
+        traceback.print_exception(caught)
+    sys.stderr.write(f"error: {said}\n")
+    return code
+
+
+def _forget_stdout() -> None:
+    """Nobody reads it any more; what is left in it would fail once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

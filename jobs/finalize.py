@@ -4,13 +4,18 @@ from typing import Annotated
 
 import typer
 
+from jobs import options
 from jobs.status import open_run
 from pipeline.output import finalize as output_finalize
 
 
-def finalize(output: Annotated[str, typer.Argument(help="Local path or s3://bucket/prefix of a run.")]) -> None:
+def finalize(
+    output: Annotated[str, typer.Argument(help="Local path or s3://bucket/prefix of a run.")],
+    endpoint_url: options.EndpointUrl = None,
+    region: options.Region = None,
+) -> None:
     """Write metadata.parquet and failures.parquet from the committed parts. ``render`` does it at its end."""
-    store = open_run(output)
+    store = open_run(output, options.s3_settings(endpoint_url, region))
     made = output_finalize.finalize(store)
     typer.echo(
         f"metadata.parquet: {made.ok:,} images; failed: {made.failed:,}; from {made.parts:,} parts in {store.uri}"

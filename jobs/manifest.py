@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from jobs import options
 from pipeline.errors import InputError
 from pipeline.manifest.build import build_manifest
 from pipeline.manifest.check import check_manifest, rejection_error
@@ -12,7 +13,6 @@ from pipeline.manifest.open import open_manifest
 from pipeline.manifest.rules import RowRules
 from pipeline.output.schema import RESERVED
 from pipeline.schedulers import SCHEDULERS
-from pipeline.storage.s3_settings import S3Settings
 
 app = typer.Typer(help="Make and check prompt manifests.", no_args_is_help=True)
 
@@ -24,15 +24,16 @@ Column = Annotated[
 
 @app.command("build")
 def build(
-    source: Annotated[Path, typer.Argument(help="CSV, TSV, JSONL or TXT (one prompt a line).")],
-    out: Annotated[Path, typer.Argument(help="Parquet file to write.")],
+    source: Annotated[str, typer.Argument(help="Local CSV, TSV, JSONL or TXT (one prompt a line).")],
+    out: Annotated[str, typer.Argument(help="Local Parquet file to write.")],
     column: Column = None,
 ) -> None:
     """Make a Parquet manifest.
 
     Example: darkroom manifest build prompts.csv prompts.parquet --column caption=prompt
     """
-    made = build_manifest(source, out, columns=_mapping(column), reserved=RESERVED - {"prompt_id"})
+    paths = _local(source, "SOURCE"), _local(out, "OUT")
+    made = build_manifest(*paths, columns=_mapping(column), reserved=RESERVED - {"prompt_id"})
     blank = f", {made.blank_lines:,} blank lines left out" if made.blank_lines else ""
     typer.echo(f"{out}: {made.rows:,} prompt rows{blank}; columns {', '.join(made.columns)}")
 
@@ -41,10 +42,14 @@ def build(
 def check(
     manifest: Annotated[str, typer.Argument(help="Parquet file, directory, glob or s3://")],
     column: Column = None,
+    endpoint_url: options.EndpointUrl = None,
+    region: options.Region = None,
 ) -> None:
     """Read every row and say which cannot be rendered. Sizes are only checked against a model by ``plan``."""
     rules = RowRules(size_factor=1, schedulers=frozenset(SCHEDULERS), reserved=RESERVED)
-    opened = open_manifest(manifest, columns=_mapping(column), rules=rules, s3=S3Settings())
+    opened = open_manifest(
+        manifest, columns=_mapping(column), rules=rules, s3=options.s3_settings(endpoint_url, region)
+    )
     result = check_manifest(opened)
     if result.rejected_count:
         raise rejection_error(result)
@@ -54,9 +59,15 @@ def check(
     )
 
 
+def _local(path: str, where: str) -> Path:
+    if "://" in path:  # else it would become a folder named `s3:`
+        raise InputError("a manifest is built from and to local files", where=where, value=path, allowed="a local path")
+    return Path(path)
+
+
 def _mapping(columns: list[str] | None) -> dict[str, str]:
     pairs = [text.partition("=") for text in columns or ()]
     for theirs, _, ours in pairs:
         if not theirs or not ours:
-            raise InputError("this names no column", where="--column", value=theirs, allowed="theirs=ours")
+            raise InputError("this names no column", where="--column", value=theirs or ours, allowed="theirs=ours")
     return {theirs: ours for theirs, _, ours in pairs}

@@ -1,4 +1,4 @@
-"""Options that ``plan`` and ``render`` share: a job file, keys put over it, or a job without a file."""
+"""Options that verbs share: a job file, keys put over it, or a job without a file; how to reach an S3 server."""
 
 from datetime import date
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.config import Job, load_job, parse_setting
+from pipeline.errors import InputError
+from pipeline.storage.s3_settings import S3Settings
 
 JobFile = Annotated[Path | None, typer.Argument(metavar="[JOB]", help="Job file (YAML).", show_default=False)]
 Settings = Annotated[
@@ -30,6 +32,19 @@ Sample = Annotated[
     int | None,
     typer.Option("--sample", min=1, metavar="N", help="Only N images, spread over the manifest and every sweep point."),
 ]
+EndpointUrl = Annotated[
+    str | None, typer.Option("--endpoint-url", metavar="URL", help="S3 server to use instead of AWS.")
+]
+Region = Annotated[str | None, typer.Option("--region", help="Region of the S3 bucket.")]
+
+
+def s3_settings(endpoint_url: str | None, region: str | None) -> S3Settings:
+    """How a verb without a job file reaches S3; what is not given comes the usual AWS way."""
+    try:
+        return S3Settings(endpoint_url=endpoint_url, region=region)
+    except InputError as error:
+        error.where = "--endpoint-url"
+        raise
 
 
 def load(path: Path | None, settings: list[str] | None, **keys: str | None) -> Job:

@@ -1,20 +1,32 @@
 """``darkroom plan``: what a job amounts to, before anything is spent. Loads neither torch nor Ray."""
 
 import json
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
 from jobs import options
-from pipeline.errors import InputError, StoreError
+from pipeline.errors import InputError, RunMismatchError, StoreError
 from pipeline.identity import IdSet
+from pipeline.model.rows import CPU_ROWS
 from pipeline.output.index import load_index
-from pipeline.output.run import read_run
-from pipeline.planning.count import Amount
-from pipeline.planning.shards import shard_size
+from pipeline.output.run import Run, check_same_pixels, read_run
+from pipeline.planning.amount import Amount
+from pipeline.planning.count import MAX_ROWS_COMPARED
+from pipeline.planning.shards import shard_count, shard_size
 from pipeline.planning.tasks import Space, planned_amount
 from pipeline.prepare import Prepared, numbered_batches, prepare, s3_settings, select
 from pipeline.storage.location import open_store
+
+SHOWN_VALUES = 8
+Rate = Annotated[
+    float | None,
+    typer.Option("--rate", metavar="R", help="Images/s of all workers together: adds the hours it takes."),
+]
+Price = Annotated[
+    float | None, typer.Option("--price", metavar="P", help="Of all workers per hour, with --rate: adds the cost.")
+]
 
 
 def plan(
@@ -31,6 +43,8 @@ def plan(
     skip_bad_rows: options.SkipBadRows = False,
     limit: options.Limit = None,
     sample: options.Sample = None,
+    rate: Rate = None,
+    price: Price = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Count what a job would render.
@@ -43,89 +57,160 @@ def plan(
     )  # fmt: skip
     if limit is not None and sample is not None:
         raise InputError("--limit and --sample exclude each other", allowed="one of them")
+    _check_rate(rate, price)
     prepared = prepare(given, skip_bad_rows=skip_bad_rows)
-    facts = describe(prepared, *_amounts(prepared, limit, sample))
+    figures = _figures(prepared, limit, sample)
+    facts = describe(prepared, figures) | _time_and_cost(figures.to_render.images, rate, price)
     typer.echo(json.dumps(facts, indent=1) if as_json else _as_text(facts))
 
 
-def _amounts(prepared: Prepared, limit: int | None, sample: int | None) -> tuple[Amount, Amount | None]:
-    """What is planned, and what is missing; None before the output holds a run."""
+def _check_rate(rate: float | None, price: float | None) -> None:
+    if rate is not None and not 0 < rate < float("inf"):
+        raise InputError("nothing is rendered at this rate", where="--rate", value=rate, allowed="more than 0 images/s")
+    if price is not None and not 0 <= price < float("inf"):
+        raise InputError("this is no price", where="--price", value=price, allowed="0 or more per hour")
+    if price is not None and rate is None:
+        raise InputError("a price per hour says nothing without a rate", where="--price", allowed="--rate as well")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """A plan held against the run at its output."""
+
+    run: Run | None
+    """None where nothing is committed."""
+    whole: Amount
+    to_render: Amount
+
+
+def _figures(prepared: Prepared, limit: int | None, sample: int | None) -> Figures:
     uri = prepared.job.output.uri
     assert uri is not None  # load_job fills it in
-    store = open_store(uri, s3_settings(prepared.job))
+    store = open_store(uri, s3_settings(prepared.job).impatient(), where="output.uri")
     try:
         run = read_run(store)
-        index = load_index(store) if run else None
+        committed = load_index(store).all() if run else IdSet()
     except StoreError as error:
         raise InputError(f"the output cannot be read: {error}", where="output.uri", value=uri) from None
-    if index is None and limit is None and sample is None:
-        return prepared.count.amount, None
+    run = run if len(committed) else None
+    if run is not None:
+        check_run(run, prepared, store.uri)
+    elif limit is None and sample is None:
+        return Figures(run=None, whole=prepared.count.amount, to_render=prepared.count.amount)
     digest = run.constants.digest() if run else b"\0" * 16
     space = Space(axes=prepared.axes, family=prepared.model.family, run_digest=digest)
     selection = select(prepared, limit=limit, sample=sample)
-    committed = index.all() if index else IdSet()
     whole, missing = planned_amount(numbered_batches(prepared.manifest), space, selection, committed)
-    return whole, missing if index else None
+    return Figures(run=run, whole=whole, to_render=missing)
 
 
-def describe(prepared: Prepared, whole: Amount, missing: Amount | None) -> dict[str, Any]:
+def check_run(run: Run, prepared: Prepared, where: str) -> None:
+    """``RunMismatchError`` as ``render`` raises it, but that the model is known by its name: it is not hashed here."""
+    wanted = prepared.job.model
+    if run.model_id != prepared.source.model_id:
+        raise RunMismatchError(
+            f"this output holds a run of another model: the run has {run.model_id!r}, "
+            f"this job {prepared.source.model_id!r}",
+            where=where,
+            allowed="the run's own model, or another output.uri",
+        )
+    dtype = run.constants.dtype if wanted.dtype == "auto" else wanted.dtype
+    check_same_pixels(run, prepared.constants(run.constants.model_fingerprint, dtype), where)
+
+
+def describe(prepared: Prepared, figures: Figures) -> dict[str, Any]:
     """The plan as plain values."""
-    open_ = whole if missing is None else missing
-    axes = prepared.axes
-    size = shard_size(open_, 1, 8)
-    shards = max(1, round(open_.megapixel_evaluations / size.megapixel_evaluations)) if open_.images else 0
+    open_, axes, counted = figures.to_render, prepared.axes, prepared.count
+    shards = _shards(prepared, figures)
     return {
         "manifest": prepared.job.manifest,
         "output": prepared.job.output.uri,
         "model": prepared.source.model_id,
-        "prompt_rows": prepared.count.rows,
+        "dtype": figures.run.constants.dtype if figures.run else prepared.job.model.dtype,
+        "prompt_rows": counted.rows,
         "rejected_rows": len(prepared.rejected_rows),
-        "repeated_rows": len(prepared.count.repeated),
+        "repeats_looked_for": counted.compared,
+        "repeated_rows": len(counted.repeated),
+        "repeated_images_of_other_rows": len(counted.repeats),
         "sweep": {
             "seeds": len(axes.seeds),
+            "first_seeds": list(axes.seeds[:SHOWN_VALUES]),
             "guidance_scales": list(axes.guidance_scales),
             "num_inference_steps": list(axes.num_inference_steps),
             "schedulers": list(axes.schedulers),
             "sizes": [f"{width}x{height}" for width, height in axes.sizes],
             "points": prepared.points,
-            "replaced_by_columns": list(prepared.count.overrides),
+            "replaced_by_columns": list(counted.overrides),
         },
-        "images_planned": whole.images,
-        "images_committed": None if missing is None else whole.images - missing.images,
+        "images_planned": figures.whole.images,
+        "images_committed": None if figures.run is None else figures.whole.images - open_.images,
         "images_to_render": open_.images,
         "evaluations": open_.evaluations,
+        "megapixels": round(open_.megapixels, 3),
         "megapixel_evaluations": round(open_.megapixel_evaluations, 3),
         "megapixel_steps": round(open_.megapixel_steps, 3),
-        "shards_at_least": min(shards, open_.images),
-        "objects_at_least": open_.images + min(shards, open_.images),
-        "raw_bytes_at_most": open_.images * 3 * max(width * height for width, height in axes.sizes),
+        "shards": shards,
+        "objects": open_.images + shards,
+        "raw_bytes": round(open_.megapixels * 3e6),
     }
 
 
+def _shards(prepared: Prepared, figures: Figures) -> int:
+    """About as many as ``render`` makes; ``auto`` counts as one worker, and as the rows of a CPU before a run says."""
+    render, given = prepared.job.render, prepared.job.workers.count
+    rows = render.rows
+    if rows == "auto":
+        rows = figures.run.numerics.rows if figures.run else CPU_ROWS
+    slots, images = max(1, rows // 2), figures.to_render.images
+    workers = 1 if given == "auto" else min(given, max(1, -(-images // slots)))
+    fixed = None if render.shard_images == "auto" else render.shard_images
+    return shard_count(figures.to_render, shard_size(figures.to_render, workers, slots, fixed))
+
+
+def _time_and_cost(images: int, rate: float | None, price: float | None) -> dict[str, float]:
+    if rate is None:
+        return {}
+    hours = images / rate / 3600
+    facts = {"images_per_s": rate, "hours": round(hours, 3)}
+    return facts if price is None else facts | {"price_per_hour": price, "cost": round(hours * price, 2)}
+
+
 def _as_text(facts: dict[str, Any]) -> str:
-    sweep = facts["sweep"]
-    committed = facts["images_committed"]
+    sweep, committed = facts["sweep"], facts["images_committed"]
     lines = [
-        ("manifest", f"{facts['manifest']}: {facts['prompt_rows']:,} prompt rows"
-         + (f", {facts['rejected_rows']:,} rejected" if facts["rejected_rows"] else "")
-         + (f", {facts['repeated_rows']:,} repeated" if facts["repeated_rows"] else "")),
-        ("model", facts["model"]),
-        ("sweep", f"{sweep['points']:,} points: {sweep['seeds']:,} seeds × guidance "
+        ("manifest", _rows_text(facts)),
+        ("model", f"{facts['model']}, dtype {facts['dtype']}"),
+        ("sweep", f"{sweep['points']:,} points: seeds {_listed(sweep['first_seeds'], sweep['seeds'])} × guidance "
          f"{_listed(sweep['guidance_scales'])} × steps {_listed(sweep['num_inference_steps'])} × "
          f"{_listed(sweep['schedulers'])} × {_listed(sweep['sizes'])}"),
         ("columns", f"replace the sweep in their rows: {', '.join(sweep['replaced_by_columns'])}"
          if sweep["replaced_by_columns"] else "none replaces an axis"),
         ("output", facts["output"]),
         ("planned", f"{facts['images_planned']:,} images"),
-        ("committed", "the output holds no run yet" if committed is None else f"{committed:,} images"),
+        ("committed", "the output holds no image yet" if committed is None else f"{committed:,} images"),
         ("to render", f"{facts['images_to_render']:,} images, {facts['evaluations']:,} evaluations, "
          f"{facts['megapixel_evaluations']:,} megapixel-evaluations, {facts['megapixel_steps']:,} megapixel-steps"),
-        ("objects", f"at least {facts['objects_at_least']:,} ({facts['shards_at_least']:,} shards), "
-         f"at most {facts['raw_bytes_at_most'] / 1e9:,.2f} GB of pixels before compression"),
+        ("objects", f"about {facts['objects']:,} ({facts['shards']:,} shards), "
+         f"{facts['raw_bytes'] / 1e9:,.2f} GB of pixels before compression"),
     ]  # fmt: skip
+    if "hours" in facts:
+        cost = f", {facts['cost']:,.2f} at {facts['price_per_hour']:g} per hour" if "cost" in facts else ""
+        lines.append(("time", f"{facts['hours']:,.3f} hours at {facts['images_per_s']:g} images/s{cost}"))
     return "\n".join(f"{name:<10} {text}" for name, text in lines)
 
 
-def _listed(values: list[Any]) -> str:
-    shown = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values[:8])
-    return f"{{{shown}{', …' if len(values) > 8 else ''}}}"
+def _rows_text(facts: dict[str, Any]) -> str:
+    parts = [f"{facts['prompt_rows']:,} prompt rows"]
+    parts += [f"{facts['rejected_rows']:,} rejected"] if facts["rejected_rows"] else []
+    parts += [f"{facts['repeated_rows']:,} repeated"] if facts["repeated_rows"] else []
+    again = facts["repeated_images_of_other_rows"]
+    parts += [f"{again:,} images of others repeated"] if again else []
+    if not facts["repeats_looked_for"]:
+        parts.append(f"repeated rows were not looked for: more than {MAX_ROWS_COMPARED:,} rows")
+    return f"{facts['manifest']}: {', '.join(parts)}"
+
+
+def _listed(values: list[Any], number: int | None = None) -> str:
+    shown = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values[:SHOWN_VALUES])
+    number = number or len(values)
+    return f"{{{shown}{f', … {number:,} of them' if number > SHOWN_VALUES else ''}}}"

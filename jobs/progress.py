@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from pipeline.distributed.launch import Progress
+from pipeline.distributed.report import Progress
 
 _LOG_EVERY_S = 10.0
 
@@ -42,7 +42,7 @@ class Display:
         if sentence.startswith("loading"):
             self._began = time.monotonic()
         if self._live:
-            self._console.print(f"[dim]{sentence}[/dim]")
+            self._console.print(sentence, style="dim", markup=False, emoji=False)
         else:
             print(sentence, file=sys.stderr, flush=True)
 

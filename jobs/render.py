@@ -11,7 +11,7 @@ from pipeline.errors import InputError
 from pipeline.prepare import prepare
 
 if TYPE_CHECKING:
-    from pipeline.distributed.launch import Report
+    from pipeline.distributed.report import Report
 
 
 def render(
@@ -46,8 +46,9 @@ def render(
     prepared = prepare(given, skip_bad_rows=skip_bad_rows)
     for row in prepared.rejected:
         typer.echo(f"skipped: {row}", err=True)
-    if not prepared.manifest.rows:
-        typer.echo("warning: the manifest is empty; there is nothing to render", err=True)
+    if not prepared.count.rows:
+        empty = "every row of the manifest was skipped" if prepared.manifest.rows else "the manifest is empty"
+        typer.echo(f"warning: {empty}; there is nothing to render", err=True)
         return
 
     address = address or os.environ.get("RAY_ADDRESS")

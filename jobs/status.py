@@ -2,40 +2,55 @@
 
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import typer
 
+from jobs import options
 from pipeline.errors import InputError, StoreError
+from pipeline.identity import IdSet, ids_from_bytes
+from pipeline.output.finalize import one_per_task
 from pipeline.output.index import load_index
-from pipeline.output.launch_note import read_notes
+from pipeline.output.launch_note import LaunchNote, read_notes
 from pipeline.output.layout import PARTS_PREFIX
 from pipeline.output.part import read_part
 from pipeline.output.run import read_run
 from pipeline.storage.base import ObjectStore
 from pipeline.storage.location import open_store
+from pipeline.storage.s3_settings import S3Settings
+
+_DEFAULTS = S3Settings()
+_READERS = 16
+_REASONS_SHOWN = 20
 
 
-def open_run(uri: str) -> ObjectStore:
-    """The store of a run. ``InputError`` when there is none."""
-    store = open_store(uri)
+def open_run(uri: str, s3: S3Settings = _DEFAULTS) -> ObjectStore:
+    """The store of a run. ``InputError`` when there is none, or within seconds when it cannot be reached."""
+    first = open_store(uri, s3.impatient(), where="OUTPUT")
     try:
-        run = read_run(store)
+        run = read_run(first)
     except StoreError as error:
-        raise InputError(f"the output cannot be read: {error}", where="OUTPUT", value=uri) from None
+        raise InputError(
+            f"the output cannot be read: {error}", where="OUTPUT", value=uri, allowed="an output of `darkroom render`"
+        ) from None
     if run is None:
         raise InputError(
             "there is no run at this output", where="OUTPUT", value=uri, allowed="an output of `darkroom render`"
         )
-    return store
+    return open_store(uri, s3)
 
 
 def status(
     output: Annotated[str, typer.Argument(help="Local path or s3://bucket/prefix of a run.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    endpoint_url: options.EndpointUrl = None,
+    region: options.Region = None,
 ) -> None:
     """Show what is committed, what failed and why, and what remains."""
-    store = open_run(output)
+    store = open_run(output, options.s3_settings(endpoint_url, region))
     facts = _facts(store)
     if as_json:
         typer.echo(json.dumps(facts, indent=1))
@@ -53,23 +68,42 @@ def status(
 def _facts(store: ObjectStore) -> dict[str, Any]:
     index = load_index(store)
     notes = list(read_notes(store))
-    done = len(index.ok) + len(index.failed)
-    planned = notes[-1].planned if notes else None
+    last = notes[-1] if notes else None
     rates = [note.images_per_s for note in notes if note.images_per_s]
     return {
         "ok": len(index.ok),
         "failed": len(index.failed),
-        "failed_by_reason": _reasons(store) if len(index.failed) else {},
-        "planned": planned,
-        "remaining": None if planned is None else max(0, planned - done),
+        "failed_by_reason": _reasons(store, index.failed) if len(index.failed) else {},
+        "planned": None if last is None else last.planned,
+        "remaining": None if last is None else _remaining(last, len(index.ok) + len(index.failed)),
         "launches": len(notes),
         "images_per_s": rates[-1] if rates else None,
     }
 
 
-def _reasons(store: ObjectStore) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for info in store.list(PARTS_PREFIX):
-        part = read_part(store, info.key, ["status", "verdict", "error"])
-        counts.update(f"{row['verdict']}: {row['error']}" for row in part.to_pylist() if row["status"] == "failed")
-    return dict(counts.most_common(20))
+def _remaining(note: LaunchNote, done: int) -> int:
+    """What a launch still has to do: the run may hold images it is not about, of an earlier sweep."""
+    return max(0, note.to_render - (done - note.committed_before))
+
+
+def _reasons(store: ObjectStore, failed: IdSet) -> dict[str, int]:
+    """Failed images by what is said of them; the most frequent reasons first, adding up to all of ``failed``."""
+    keys = [info.key for info in store.list(PARTS_PREFIX)]
+    with ThreadPoolExecutor(_READERS) as pool:
+        tables = list(pool.map(lambda key: _failed_rows(store, key, failed), keys))
+    rows = one_per_task(pa.concat_tables(tables))
+    counts = Counter(
+        f"{verdict}: {error}"
+        for verdict, error in zip(rows["verdict"].to_pylist(), rows["error"].to_pylist(), strict=True)
+    )
+    shown = dict(counts.most_common(_REASONS_SHOWN))
+    others = counts.total() - sum(shown.values())
+    return shown | ({"other reasons": others} if others else {})
+
+
+def _failed_rows(store: ObjectStore, key: str, failed: IdSet) -> pa.Table:
+    """The failed rows of a part whose tasks no other attempt has made good."""
+    rows = read_part(store, key, ["task_id", "part_id", "status", "verdict", "error", "created_at"])
+    rows = rows.filter(pc.equal(rows["status"], "failed"))
+    ids = ids_from_bytes(bytes.fromhex("".join(rows["task_id"].to_pylist())))
+    return rows.filter(pa.array(failed.contains(ids)))

@@ -1,10 +1,11 @@
 """The job file: YAML in, one frozen ``Job`` out. Every key, its type and its default stand here and nowhere else."""
 
 import difflib
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
@@ -13,26 +14,50 @@ from pipeline import sweep
 from pipeline.errors import InputError, JobFileError
 from pipeline.schedulers import scheduler_of
 
+_Filled = Annotated[str, Field(pattern=r"\S")]
+
+
+def _allowed(text: str) -> Any:
+    """What an error about the key says; pydantic's own words are for programmers."""
+    return Field(description=text)
+
+
+def _not_yet(where: str, allowed: str, planned: Callable[[Any], bool]) -> BeforeValidator:
+    """Tells a value that is part of the job file's design and not built from a wrong one."""
+
+    def check(given: Any) -> Any:
+        if planned(given):
+            raise JobFileError("this is not yet supported", where=where, value=given, allowed=allowed)
+        return given
+
+    return BeforeValidator(check)
+
+
+_UNKNOWN = ("extra_forbidden", "invalid_key")
+"""What pydantic calls a key that no section has."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class LoraSection(_Section):
-    id: str
-    """A safetensors file, a folder with one, or a Hub id."""
-    weight: Annotated[float, Field(strict=False, allow_inf_nan=False)] = 1.0
+    id: Annotated[_Filled, _allowed("a safetensors file, a folder with one, or a Hub id")]
+    weight: Annotated[float, Field(allow_inf_nan=False), _allowed("a number")] = 1.0
 
 
 class ModelSection(_Section):
-    id: str = "shapes"
-    """Built in, a local diffusers directory, or a Hub id."""
-    revision: str | None = None
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    loras: tuple[LoraSection, ...] = ()
+    id: Annotated[_Filled, _allowed("a built-in model, a local diffusers folder, or a Hub id")] = "shapes"
+    revision: Annotated[_Filled | None, _allowed("a branch, tag or commit of a Hub id, or null")] = None
+    dtype: Annotated[
+        Literal["auto", "float32", "float16", "bfloat16"], _allowed("auto, float32, float16 or bfloat16")
+    ] = "auto"
+    loras: Annotated[tuple[LoraSection, ...], Field(strict=False), _allowed("a list of {id, weight}")] = ()
     """Fused into the model when it is loaded."""
-    scheduler: str = "default"
-    call: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    scheduler: Annotated[str, _allowed("default, or name:option:option")] = "default"
+    call: Annotated[
+        dict[str, bool | int | float | str], _allowed("a mapping of names to numbers, texts, true or false")
+    ] = Field(default_factory=dict)
     """Further arguments of the model's stock pipeline, such as clip_skip; they mean one call per image."""
 
     @model_validator(mode="after")
@@ -55,7 +80,11 @@ class SweepSection(_Section):
         if not isinstance(given, dict):
             return given
         given = {key: value for key, value in given.items() if value is not None}
-        if "steps" in given and "num_inference_steps" not in given:
+        if "steps" in given:
+            if "num_inference_steps" in given:
+                raise JobFileError(
+                    "steps is short for num_inference_steps, and here are both", where="sweep", allowed="one of them"
+                )
             given["num_inference_steps"] = given.pop("steps")
         return given
 
@@ -67,41 +96,64 @@ class SweepSection(_Section):
 
 
 class OutputSection(_Section):
-    uri: str | None = None
-    """Local path or s3://bucket/prefix; ``{date}`` is filled in."""
-    layout: Literal["files"] = "files"
-    format: Literal["png"] = "png"
+    uri: Annotated[_Filled | None, _allowed("a local path or s3://bucket/prefix; {date} is filled in")] = None
+    layout: Annotated[
+        Literal["files"],
+        _not_yet("output.layout", "files", lambda given: given in ("webdataset", "parquet")),
+        _allowed("files"),
+    ] = "files"
+    format: Annotated[
+        Literal["png"], _not_yet("output.format", "png", lambda given: given in ("webp", "jpeg")), _allowed("png")
+    ] = "png"
+    provenance: Annotated[
+        Literal["full"],
+        _not_yet("output.provenance", "full", lambda given: given in ("no_prompt", "off") or given is False),
+        _allowed("full"),
+    ] = "full"
 
 
 class RenderSection(_Section):
-    rows: Literal["auto"] | Annotated[int, Field(ge=2, le=1024)] = "auto"
+    rows: Annotated[
+        Literal["auto"] | Annotated[int, Field(ge=2, le=1024)], _allowed("auto, or a whole number from 2 to 1024")
+    ] = "auto"
     """Rows of the denoiser's batch; a guided image takes two."""
-    compile: Literal["auto"] | bool = "auto"
+    compile: Annotated[Literal["auto"] | bool, _allowed("auto, true or false")] = "auto"
     """Of the denoiser; auto: on GPUs."""
-    shard_images: Literal["auto"] | PositiveInt = "auto"
-    allowed_failures: Annotated[int, Field(ge=0)] = 0
+    shard_images: Annotated[Literal["auto"] | PositiveInt, _allowed("auto, or a whole number from 1")] = "auto"
+    allowed_failures: Annotated[int, Field(ge=0), _allowed("a whole number from 0")] = 0
+    stop_after: Annotated[
+        None, _not_yet("render.stop_after", "null", lambda given: isinstance(given, str)), _allowed("null")
+    ] = None
 
 
 class WorkersSection(_Section):
-    count: Literal["auto"] | PositiveInt = "auto"
-    gpus: Literal["auto"] | Annotated[float, Field(ge=0, strict=False)] = "auto"
+    count: Annotated[
+        Literal["auto"] | PositiveInt,
+        _not_yet("workers.count", "auto, or a whole number from 1", lambda given: isinstance(given, dict)),
+        _allowed("auto, or a whole number from 1"),
+    ] = "auto"
+    gpus: Annotated[
+        Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)], _allowed("auto, or a number from 0")
+    ] = "auto"
     """Per worker."""
-    cpus: PositiveInt = 1
+    cpus: Annotated[PositiveInt, _allowed("a whole number from 1")] = 1
     """Threads per CPU worker."""
 
 
 class S3Section(_Section):
-    endpoint_url: str | None = None
-    region: str | None = None
-    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    endpoint_url: Annotated[str | None, _allowed("http://host:port or https://host")] = None
+    region: Annotated[str | None, _allowed("a region's name, as us-east-1")] = None
+    addressing_style: Annotated[Literal["auto", "path", "virtual"], _allowed("auto, path or virtual")] = "auto"
 
 
 class Job(_Section):
     """A job file with every default filled in."""
 
-    manifest: str
+    manifest: Annotated[_Filled, _allowed("a Parquet file, a directory of them, or a glob; local or s3://")]
     model: ModelSection = Field(default_factory=ModelSection)
-    manifest_columns: dict[str, str] = Field(default_factory=dict)
+    manifest_columns: Annotated[dict[str, str], _allowed("a mapping of their column names to ours")] = Field(
+        default_factory=dict
+    )
     sweep: SweepSection = Field(default_factory=SweepSection)
     output: OutputSection = Field(default_factory=OutputSection)
     render: RenderSection = Field(default_factory=RenderSection)
@@ -142,22 +194,41 @@ def load_job(path: Path | None, settings: Iterable[tuple[str, Any]], today: date
 def parse_setting(text: str) -> tuple[str, Any]:
     """``--set key.sub=value``; the value is read as YAML."""
     key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise JobFileError("this setting has no value", where="--set", value=text, allowed="key.sub=value")
+    key = key.strip()
+    if not equals or not all(key.split(".")):
+        raise JobFileError("this setting has no key or no value", where="--set", value=text, allowed="key.sub=value")
     try:
-        return key.strip(), yaml.load(value, _StrictLoader)  # noqa: S506  # a SafeLoader
+        return key, _parse_yaml(value)
     except yaml.YAMLError as error:
-        raise JobFileError(f"this setting is not YAML: {_yaml_reason(error)}", where="--set", value=text) from None
+        raise JobFileError(
+            f"this setting is not YAML: {_yaml_reason(error)}", where="--set", value=text, allowed="key.sub=value"
+        ) from None
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key written twice, where YAML would silently keep the last."""
+    """Safe YAML that refuses a key written twice, where YAML would silently keep the last. Dates are texts."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  # as PyYAML has it
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, AttributeError):  # PyYAML's, for what only looks like a number
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"this is no {kind}; a text can be put in quotes", node.start_mark
+            ) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
+            if not isinstance(key, Hashable):
+                continue  # refused below
+            if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} stands twice", key_node.start_mark
                 )
@@ -165,13 +236,24 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _parse_yaml(text: str) -> Any:
+    """``yaml.YAMLError`` for whatever it cannot be read for."""
+    try:
+        return yaml.load(text, _StrictLoader)  # noqa: S506  # a SafeLoader
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        read = yaml.load(path.read_text("utf-8"), _StrictLoader)  # noqa: S506  # a SafeLoader
+        read = _parse_yaml(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise JobFileError("there is no such job file", value=str(path), allowed="a YAML file") from None
+        raise JobFileError("there is no such job file", where="JOB", value=str(path), allowed="a YAML file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise JobFileError(f"the job file cannot be read: {error}", where=str(path)) from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise JobFileError(
+            f"the job file cannot be read: {reason}", where=str(path), allowed="a YAML file in UTF-8"
+        ) from None
     except yaml.YAMLError as error:
         raise JobFileError(
             f"the job file is not plain YAML: {_yaml_reason(error)}",
@@ -200,39 +282,94 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
             inner = {"id": inner}
         tree[section] = inner = inner if isinstance(inner, dict) else {}
         tree = inner
-    if last in ("steps", "num_inference_steps"):
+    if sections == ["sweep"] and last in ("steps", "num_inference_steps"):
         tree.pop("steps", None)
+        tree.pop("num_inference_steps", None)
     tree[last] = value
 
 
 def _explained(error: ValidationError, where: str) -> InputError:
-    first, *more = sorted(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
-    key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int) and "[" not in str(part))
-    others = f" (and {len(more)} more)" if more else ""
-    if first["type"] == "extra_forbidden":
-        return _unknown_key(key, where, others)
+    """The first of what is wrong, unknown keys before wrong values, and how many other keys are."""
+    entries = sorted(error.errors(), key=lambda entry: entry["type"] not in _UNKNOWN)
+    first = entries[0]
+    unknown = first["type"] in _UNKNOWN
+    found = _place(first["loc"][:-1] if unknown else first["loc"])
+    more = len({_place(entry["loc"]).path for entry in entries[1:]} - {found.path})
+    others = f" (and {more} more)" if more else ""
+    if unknown:
+        return _unknown_key(found, str(first["loc"][-1]), where, others)
     if first["type"] == "missing":
-        return JobFileError(f"the job has no {key}{others}", where=where, allowed=f"{key}: …")
-    expected = first["msg"].replace("Input should be", "").removeprefix("Value error,").strip()
+        return JobFileError(
+            f"the job has no {found.path}{others}", where=where, allowed=f"{found.path}: {found.allowed}"
+        )
     return JobFileError(
-        f"this value cannot be used{others}", where=f"{where}: {key}", value=first["input"], allowed=expected
+        f"this value cannot be used{others}",
+        where=f"{where}: {found.path}",
+        value=first["input"],
+        allowed=found.allowed,
     )
 
 
-def _unknown_key(key: str, where: str, others: str) -> InputError:
-    *sections, last = key.split(".")
-    kind: type[BaseModel] = Job
-    for section in sections:
-        annotation = kind.model_fields[section].annotation
-        assert isinstance(annotation, type)
-        kind = annotation
-    near = difflib.get_close_matches(last, kind.model_fields, n=1, cutoff=0.5)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
-    return JobFileError(f"unknown key {last!r}{meant}{others}", where=f"{where}: {key}", allowed=_keys(kind))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """A key of the job file, from where pydantic says an error is."""
+
+    path: str
+    section: type[BaseModel]
+    """The innermost that exists."""
+    allowed: str
+
+
+def _place(loc: tuple[int | str, ...]) -> _Place:
+    path, allowed = "", _keys_in_words(Job)
+    section: type[BaseModel] = Job
+    kind: type[BaseModel] | None = Job
+    for part in loc:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif kind is not None and part in kind.model_fields:
+            field, section = kind.model_fields[part], kind
+            path = f"{path}.{part}" if path else part
+            kind = _section_of(field.annotation)
+            allowed = field.description or _keys_in_words(kind or section)
+        else:
+            break  # a key of the user's own, or which member of a union pydantic tried
+    return _Place(path=path, section=kind or section, allowed=allowed)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field is, or a list of."""
+    kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+    return next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
+
+
+def _unknown_key(found: _Place, key: str, where: str, others: str) -> InputError:
+    path = f"{found.path}.{key}" if found.path else key
+    return JobFileError(
+        f"unknown key {key!r}{_advice(key, found.section)}{others}",
+        where=f"{where}: {path}",
+        allowed=_keys(found.section),
+    )
+
+
+def _advice(key: str, section: type[BaseModel]) -> str:
+    above, _, last = key.rpartition(".")
+    homes = {name: _section_of(field.annotation) for name, field in Job.model_fields.items()}
+    home = next(
+        (name for name, kind in homes.items() if kind and last in kind.model_fields and above in ("", name)), None
+    )
+    if home is not None and homes[home] is not section:
+        return f"; it belongs under `{home}`: write `{home}: {{{last}: …}}`"
+    near = difflib.get_close_matches(key, section.model_fields, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _keys(kind: type[BaseModel]) -> str:
     return ", ".join(kind.model_fields)
+
+
+def _keys_in_words(kind: type[BaseModel]) -> str:
+    return f"a mapping with the keys {_keys(kind)}"
 
 
 def _check_scheduler(text: str, where: str) -> None:

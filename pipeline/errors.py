@@ -18,7 +18,13 @@ All of them cross process borders, so all of them pickle.
 """
 
 from collections.abc import Callable
+from reprlib import Repr
 from typing import Any
+
+_REPR = Repr()
+_REPR.maxlevel = 4  # a small YAML file with anchors can hold a value of gigabytes
+_REPR.maxdict = _REPR.maxlist = _REPR.maxtuple = _REPR.maxset = _REPR.maxfrozenset = 30
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 100_000  # cut at their end, by `_shorten`
 
 
 class DarkroomError(Exception):
@@ -34,7 +40,7 @@ class InputError(DarkroomError):
         super().__init__(what)
         self.what = what
         self.where = where
-        self.value = None if value is None else _shorten(repr(value))
+        self.value = None if value is None else _shown(value)
         self.allowed = allowed
 
     def __str__(self) -> str:
@@ -46,6 +52,13 @@ class InputError(DarkroomError):
 
     def __reduce__(self) -> tuple[Callable[..., "InputError"], tuple[type["InputError"], dict[str, Any]]]:
         return _rebuild, (type(self), dict(self.__dict__))
+
+
+def _shown(value: object) -> str:
+    try:
+        return _shorten(_REPR.repr(value))
+    except ValueError:  # Python refuses to write out whole numbers of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def _shorten(text: str, limit: int = 120) -> str:

@@ -14,16 +14,18 @@ from pipeline.errors import JobFileError
 from pipeline.identity import RunConstants
 from pipeline.manifest.check import CheckResult, rejection_error
 from pipeline.manifest.open import Manifest, Split, open_manifest
-from pipeline.manifest.read import read_rows
+from pipeline.manifest.read import Batch, read_rows
 from pipeline.manifest.rules import RowRules
 from pipeline.manifest.verdicts import RejectedRow
 from pipeline.model.facts import ModelFacts, read_facts
 from pipeline.model.resolve import LoraSource, ModelSource
 from pipeline.output.schema import RESERVED
 from pipeline.planning.count import Count, count
-from pipeline.planning.points import Axes, points
-from pipeline.planning.selection import Numbered, Rows, Selection, first_tasks, sample_tasks
-from pipeline.schedulers import allowed_steps, scheduler_of
+from pipeline.planning.grids import Axes, number_of_points
+from pipeline.planning.limits import MAX_POINTS, Refusal, refusals, unfit_steps
+from pipeline.planning.rows import Numbered, Rows, keep_rows
+from pipeline.planning.selection import Selection, first_tasks, sample_rows, sample_tasks
+from pipeline.schedulers import missing_module, scheduler_of
 from pipeline.storage.s3_settings import S3Settings
 from pipeline.sweep import MAX_GUIDANCE, MAX_SEED, MAX_SIDE_PX, MAX_STEPS
 
@@ -46,7 +48,7 @@ class Prepared:
     @property
     def points(self) -> int:
         """Distinct sweep points of a prompt row that replaces no axis."""
-        return len(points(self.axes, self.model.family))
+        return number_of_points(self.axes, self.model.family)
 
     def constants(self, model_fingerprint: str, dtype: str) -> RunConstants:
         return RunConstants(
@@ -68,7 +70,7 @@ def prepare(job: Job, *, skip_bad_rows: bool = False) -> Prepared:
     axes = _axes(job, model)
     rules = RowRules(
         size_factor=model.size_factor,
-        schedulers=frozenset(model.family.schedulers()),
+        schedulers=frozenset(_usable_schedulers(model)),
         reserved=RESERVED,
         max_side_px=MAX_SIDE_PX,
         max_seed=MAX_SEED,
@@ -76,8 +78,8 @@ def prepare(job: Job, *, skip_bad_rows: bool = False) -> Prepared:
         max_guidance=MAX_GUIDANCE,
     )
     manifest = open_manifest(job.manifest, columns=job.manifest_columns, rules=rules, s3=s3_settings(job))
-    rejections = _Rejections(manifest)
-    counted = count(lambda: rejections.watch(), axes, model.family)
+    rejections = _Rejections(manifest, axes, model)
+    counted = count(rejections.watch, axes, model.family)
     if rejections.total and not skip_bad_rows:
         raise rejection_error(
             CheckResult(
@@ -101,21 +103,31 @@ def prepare(job: Job, *, skip_bad_rows: bool = False) -> Prepared:
 
 def select(prepared: Prepared, *, limit: int | None, sample: int | None) -> Selection:
     """The tasks a launch is about."""
-    repeated = prepared.count.repeated
+    counted, axes, family = prepared.count, prepared.axes, prepared.model.family
+    skipped = np.union1d(prepared.rejected_rows, counted.repeated)
+    every = Selection(skipped=skipped, repeats=counted.repeats)
     if limit is not None:
-        batches = numbered_batches(prepared.manifest)
-        return first_tasks(batches, prepared.axes, prepared.model.family, repeated, limit)
-    if sample is not None:
-        skipped = np.union1d(prepared.rejected_rows, repeated)
-        return sample_tasks(prepared.manifest.rows, skipped, prepared.points, sample, repeated)
-    return Selection(repeated=repeated)
+        return first_tasks(numbered_batches(prepared.manifest), axes, family, every, limit)
+    if sample is None:
+        return every
+    if counted.points_per_row is not None and not len(counted.repeats):
+        return sample_rows(prepared.manifest.rows, counted.points_per_row, every, sample)
+    batches = numbered_batches(prepared.manifest)
+    return sample_tasks(batches, axes, family, every, counted.amount.images, sample)
 
 
 def numbered_batches(manifest: Manifest, split: Split | None = None) -> Iterator[Numbered]:
-    """Good rows of the manifest, or of one split, each batch with its rows' numbers over the manifest."""
+    """Rows of the manifest, or of one split, each batch with its rows' numbers over the manifest.
+
+    Without those that cannot be read, but with those that do not go with the sweep, which a ``Selection`` skips.
+    """
     for batch in read_rows(manifest, split):
         if batch.table.num_rows:
-            yield batch.table, batch.first_row + batch.table["manifest_row"].to_numpy()
+            yield _numbered(batch)
+
+
+def _numbered(batch: Batch) -> Numbered:
+    return batch.table, batch.first_row + batch.table["manifest_row"].to_numpy()
 
 
 def s3_settings(job: Job) -> S3Settings:
@@ -130,8 +142,8 @@ def library_versions() -> Mapping[str, str]:
 class _Rejections:
     """Reads a manifest and remembers what was rejected on the way."""
 
-    def __init__(self, manifest: Manifest, keep: int = 10) -> None:
-        self._manifest, self._keep = manifest, keep
+    def __init__(self, manifest: Manifest, axes: Axes, model: ModelFacts, keep: int = 10) -> None:
+        self._manifest, self._axes, self._model, self._keep = manifest, axes, model, keep
         self._numbers: list[int] = []
         self._reading = True
         self.first: list[RejectedRow] = []
@@ -147,11 +159,30 @@ class _Rejections:
         """A pass over the good rows; the first pass notes the bad ones."""
         first_pass, self._reading = self._reading, False
         for batch in read_rows(self._manifest, None):
+            refused = refusals(batch.table, self._axes, self._model.family, self._model.scheduler_config)
             if first_pass:
-                self._numbers += [batch.first_row + row.row for row in batch.rejected]
-                self.first += batch.rejected[: self._keep - len(self.first)]
-            if batch.table.num_rows:
-                yield batch.table, batch.first_row + batch.table["manifest_row"].to_numpy()
+                self._note(batch, [*batch.rejected, *(self._rejected(batch, refusal) for refusal in refused)])
+            good = np.ones(batch.table.num_rows, np.bool_)
+            good[[refusal.row for refusal in refused]] = False
+            if good.any():
+                yield keep_rows(_numbered(batch), good)
+
+    def _note(self, batch: Batch, rejected: list[RejectedRow]) -> None:
+        rejected.sort(key=lambda row: row.row)
+        self._numbers += [batch.first_row + row.row for row in rejected]
+        self.first += rejected[: self._keep - len(self.first)]
+
+    def _rejected(self, batch: Batch, refusal: Refusal) -> RejectedRow:
+        file, row = (batch.table[name][refusal.row].as_py() for name in ("manifest_file", "manifest_row"))
+        theirs = next(found.columns for found in self._manifest.files if found.name == file)
+        return RejectedRow(
+            file=file,
+            row=row,
+            column=theirs.get(refusal.column, refusal.column),
+            value=refusal.value,
+            reason=refusal.reason,
+            allowed=refusal.allowed,
+        )
 
 
 def _axes(job: Job, model: ModelFacts) -> Axes:
@@ -164,18 +195,38 @@ def _axes(job: Job, model: ModelFacts) -> Axes:
         schedulers=tuple(scheduler_of(text).text for text in sweep.schedulers or (own,)),
         sizes=sweep.sizes or (model.native_size,),
     )
+    _check_points(axes, model)
     _check_schedulers(axes, model)
     _check_sizes(axes, model)
     _check_steps(axes, model)
     return axes
 
 
+def _check_points(axes: Axes, model: ModelFacts) -> None:
+    points = number_of_points(axes, model.family)
+    if points > MAX_POINTS:
+        raise JobFileError(
+            "the sweep has too many points for one prompt row",
+            where="sweep",
+            value=points,
+            allowed=f"at most {MAX_POINTS:,}: seeds × guidance scales × step counts × schedulers × sizes",
+        )
+
+
+def _usable_schedulers(model: ModelFacts) -> tuple[str, ...]:
+    """Those the model can be sampled with and that can be imported here."""
+    return tuple(name for name in model.family.schedulers() if missing_module(name) is None)
+
+
 def _check_schedulers(axes: Axes, model: ModelFacts) -> None:
-    allowed = model.family.schedulers()
+    allowed = _usable_schedulers(model)
     for text in axes.schedulers:
-        if scheduler_of(text).name not in allowed:
+        name = scheduler_of(text).name
+        if name not in allowed:
+            module = missing_module(name)
+            reason = f"it needs the package {module}, which is not installed" if module else "not for this model"
             raise JobFileError(
-                f"a {model.class_name} cannot be sampled with this scheduler",
+                f"a {model.class_name} cannot be sampled with this scheduler: {reason}",
                 where="sweep.schedulers",
                 value=text,
                 allowed=", ".join(allowed),
@@ -194,13 +245,12 @@ def _check_sizes(axes: Axes, model: ModelFacts) -> None:
 
 
 def _check_steps(axes: Axes, model: ModelFacts) -> None:
-    for scheduler in axes.schedulers:
-        allowed = allowed_steps(scheduler, model.scheduler_config)
-        for steps in axes.num_inference_steps:
-            if steps not in allowed:
-                raise JobFileError(
-                    f"the scheduler {scheduler} cannot take this step count",
-                    where="sweep.num_inference_steps",
-                    value=steps,
-                    allowed=f"{allowed.start} to {allowed.stop - 1}",
-                )
+    unfit = unfit_steps(axes.schedulers, axes.num_inference_steps, model.scheduler_config)
+    if unfit is not None:
+        scheduler, steps, allowed = unfit
+        raise JobFileError(
+            f"the scheduler {scheduler} cannot take this step count",
+            where="sweep.num_inference_steps",
+            value=steps,
+            allowed=f"{allowed.start} to {allowed.stop - 1}",
+        )

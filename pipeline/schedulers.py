@@ -10,6 +10,7 @@ A recipe names its scheduler with options behind colons, which override the mode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.util import find_spec
 from itertools import pairwise
 
 from pipeline.errors import InputError, ModelError
@@ -124,6 +125,12 @@ class Scheduler:
         if self.sigmas is not None:
             return len(self.sigmas) - self.kind.last_sigma_given
         return None
+
+
+def missing_module(name: str) -> str | None:
+    """The module that a scheduler of ``SCHEDULERS`` needs and that cannot be imported here."""
+    needs = SCHEDULERS[name].needs
+    return needs if needs is not None and find_spec(needs) is None else None
 
 
 @lru_cache(maxsize=1024)

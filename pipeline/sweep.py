@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from pipeline.errors import JobFileError
 
@@ -27,6 +27,7 @@ MAX_SIDE_PX = 8192
 MAX_AXIS_VALUES = 100_000
 
 _RANGE = re.compile(r"\s*(-?[\d.]+)\s*-\s*(-?[\d.]+)\s*(?:\(\s*\+\s*([\d.]+)\s*\))?\s*")
+_SIZE = re.compile(r"\s*(\d{1,9})\s*x\s*(\d{1,9})\s*", re.ASCII | re.IGNORECASE)
 _RANGES_ALLOWED = (
     '{item}, a list of them, "first-last", "first-last (+step)", {{start, stop, step}} or {{start, stop, num}}'
 )
@@ -113,8 +114,8 @@ def _spaced(given: Mapping[str, Any], where: str) -> list[int | float]:
     allowed = "{start, stop, step} or {start, stop, num}"
     if set(given) not in ({"start", "stop", "step"}, {"start", "stop", "num"}):
         raise _axis_error(where, dict(given), allowed)
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in given.values()):
-        raise _axis_error(where, dict(given), f"{allowed}, all numbers")
+    if not all(_is_number(value) and abs(value) <= MAX_SEED for value in given.values()):
+        raise _axis_error(where, dict(given), f"{allowed}, all numbers of at most {MAX_SEED}")
     start, stop = given["start"], given["stop"]
     if "num" in given:
         return _evenly(start, stop, given["num"], where)
@@ -126,8 +127,17 @@ def _spaced(given: Mapping[str, Any], where: str) -> list[int | float]:
     return [_tidy(start + index * step) for index in range(count)]
 
 
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    """YAML's true and false are no numbers, though Python counts with them."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _evenly(start: float, stop: float, num: Any, where: str) -> list[int | float]:
-    if not isinstance(num, int) or not 1 <= num <= MAX_AXIS_VALUES or (num == 1 and start != stop):
+    if not _is_whole(num) or not 1 <= num <= MAX_AXIS_VALUES or (num == 1 and start != stop):
         raise _axis_error(where, num, f"num: a whole number from 2 to {MAX_AXIS_VALUES}")
     if num == 1:
         return [start]
@@ -142,8 +152,9 @@ def _tidy(value: float) -> int | float:
 
 def _random_seeds(given: Mapping[str, Any]) -> tuple[int, ...]:
     count, origin = given.get("random"), given.get("from", 0)
-    if set(given) - {"random", "from"} or not isinstance(count, int) or not isinstance(origin, int):
-        raise _axis_error("sweep.seeds", dict(given), "{random: how many, from: a whole number}")
+    allowed = f"{{random: how many, from: a whole number of at most {MAX_SEED}}}"
+    if set(given) - {"random", "from"} or not _is_whole(count) or not _is_whole(origin) or abs(origin) > MAX_SEED:
+        raise _axis_error("sweep.seeds", dict(given), allowed)
     if not 1 <= count <= MAX_AXIS_VALUES:
         raise _axis_error("sweep.seeds", count, f"random: 1 to {MAX_AXIS_VALUES}")
     drawn: dict[int, None] = {}
@@ -156,32 +167,31 @@ def _random_seeds(given: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _seed(value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SEED:
+    if not _is_whole(value) or not 0 <= value <= MAX_SEED:
         raise _axis_error(where, value, _RANGES_ALLOWED.format(item=f"a whole number from 0 to {MAX_SEED}"))
     return value
 
 
 def _steps(value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_STEPS:
+    if not _is_whole(value) or not 1 <= value <= MAX_STEPS:
         raise _axis_error(where, value, _RANGES_ALLOWED.format(item=f"a whole number from 1 to {MAX_STEPS}"))
     return value
 
 
 def _guidance(value: Any, where: str) -> float:
-    bad = isinstance(value, bool) or not isinstance(value, int | float)
-    if bad or not 0 <= value <= MAX_GUIDANCE:
+    if not _is_number(value) or not 0 <= value <= MAX_GUIDANCE:
         raise _axis_error(where, value, _RANGES_ALLOWED.format(item=f"a number from 0 to {MAX_GUIDANCE:g}"))
     return float(value)
 
 
 def _is_pair(given: Any) -> bool:
-    return isinstance(given, list | tuple) and len(given) == 2 and all(isinstance(side, int) for side in given)
+    return isinstance(given, list | tuple) and len(given) == 2 and all(map(_is_whole, given))
 
 
 def _size(given: Any) -> tuple[int, int]:
     if isinstance(given, str):
-        sides = given.lower().split("x")
-        given = [int(side) for side in sides] if all(side.isdigit() for side in sides) else given
+        match = _SIZE.fullmatch(given)
+        given = [int(side) for side in match.groups()] if match else given
     if not _is_pair(given) or not all(1 <= side <= MAX_SIDE_PX for side in given):
         raise _axis_error("sweep.sizes", given, f"[width, height] in px, each from 1 to {MAX_SIDE_PX}")
     return given[0], given[1]

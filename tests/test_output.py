@@ -15,7 +15,7 @@ from pipeline.identity import RunConstants, ids_from_bytes, part_id
 from pipeline.output.encode import pixel_sha256
 from pipeline.output.finalize import finalize, one_per_task
 from pipeline.output.index import load_index, write_segment
-from pipeline.output.layout import part_key
+from pipeline.output.layout import part_prefix
 from pipeline.output.part import PartWriter, RunFacts
 from pipeline.output.run import NumericsProfile, Run, check_same_pixels, numerics_warnings, read_run, write_run
 from pipeline.planning.tasks import TASK_FIELDS
@@ -63,9 +63,9 @@ def failed(number: int) -> Failed:
 
 def commit(store: LocalStore, *outcomes: Rendered | Failed, at: datetime = START) -> pa.Table:
     numbers = [outcome.task.recipe.seed for outcome in outcomes]
-    writer = PartWriter(store, shard_of(*numbers), FACTS, lambda: at)
+    writer = PartWriter(store, shard_of(*numbers), FACTS)
     for outcome in reversed(outcomes):
-        writer.put(outcome)
+        writer.put(outcome, at)
     return writer.commit()
 
 
@@ -78,17 +78,17 @@ def test_a_part_names_what_is_there(tmp_path: Path) -> None:
     picture = np.asarray(Image.open(io.BytesIO(store.get(row["file_name"]))))
     assert pixel_sha256(picture) == row["pixel_sha256"]
     assert row["file_name"].endswith(f"{row['task_id']}-{row['file_sha256'][:8]}.png")
-    assert store.head(part_key(row["part_id"])) is not None
+    assert len(list(store.list(part_prefix(row["part_id"])))) == 1
     assert row["part_id"] == part_id([bytes([n]) * 16 for n in (3, 4, 5)])
 
 
 def test_a_subset_is_a_part_of_its_own(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    writer = PartWriter(store, shard_of(1, 2, 3), FACTS, lambda: START)
-    writer.put(rendered(2))
+    writer = PartWriter(store, shard_of(1, 2, 3), FACTS)
+    writer.put(rendered(2), START)
     assert writer.commit()["part_id"].to_pylist() == [part_id([bytes([2]) * 16])]
     assert writer.committed() is None
-    again = PartWriter(store, shard_of(2), FACTS, lambda: START)
+    again = PartWriter(store, shard_of(2), FACTS)
     done = again.committed()
     assert done is not None
     assert done.num_rows == 1
@@ -133,7 +133,7 @@ def test_index_with_and_without_segments(tmp_path: Path) -> None:
 def test_a_broken_part_is_named(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     table = commit(store, rendered(1))
-    key = part_key(table["part_id"][0].as_py())
+    (key,) = (info.key for info in store.list(part_prefix(table["part_id"][0].as_py())))
     store.put(key, store.get(key)[:50])
     with pytest.raises(JobBrokenError, match=key):
         load_index(store)
@@ -190,3 +190,57 @@ def test_a_run_refuses_other_pixels_and_says_why(tmp_path: Path) -> None:
         run, NumericsProfile(rows=16, compiled=False, threads=1, device="cpu", versions={"torch": "3"})
     )
     assert "versions.torch was '2'" in warning
+
+
+def test_the_same_tasks_with_other_bytes_are_another_part(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    commit(store, failed(1), rendered(2))
+    commit(store, rendered(1), rendered(2), at=START + timedelta(hours=1))
+    assert len(list(store.list("metadata/"))) == 2
+    assert (len(load_index(store).ok), len(load_index(store).failed)) == (2, 0)
+    assert (finalize(store).ok, finalize(store).failed) == (2, 0)
+
+
+def with_extra(store: LocalStore, number: int, name: str, value: object) -> None:
+    shard = shard_of(number).append_column(name, pa.array([value]))
+    writer = PartWriter(store, shard, FACTS)
+    writer.put(rendered(number), START)
+    writer.commit()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([1, 2.5], [1.0, 2.5]), ([1, "x"], ["1", "x"]), ([[1], "x"], ["[1]", "x"]), ([None, 3], [None, 3])],
+)
+def test_an_extra_column_may_change_its_type(tmp_path: Path, values: list[object], expected: list[object]) -> None:
+    store = LocalStore(tmp_path)
+    for number, value in enumerate(values):
+        with_extra(store, number, "score", value)
+    finalize(store)
+    assert pq.read_table(tmp_path / "metadata.parquet")["score"].to_pylist() == expected
+
+
+@pytest.mark.parametrize("name", ["_failed", "failed", "number", "_number"])
+def test_extra_columns_may_have_any_name(tmp_path: Path, name: str) -> None:
+    store = LocalStore(tmp_path)
+    with_extra(store, 1, name, "kept")
+    finalize(store)
+    assert pq.read_table(tmp_path / "metadata.parquet")[name].to_pylist() == ["kept"]
+
+
+def test_a_part_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    commit(store, rendered(1))
+    (part,) = store.list("metadata/")
+    store.put(part.key, store.get(part.key)[:100])
+    for read in (load_index, finalize):
+        with pytest.raises(JobBrokenError, match=part.key):
+            read(store)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"version": 1}', "{", '{"version": 2}', "null"])
+def test_a_run_file_that_is_none(tmp_path: Path, text: str) -> None:
+    store = LocalStore(tmp_path)
+    store.put("_darkroom/run.json", text.encode())
+    with pytest.raises(RunMismatchError, match=r"run\.json"):
+        read_run(store)

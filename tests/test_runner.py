@@ -1,17 +1,18 @@
 """Shards through an engine to a store, without Ray: a tiny model of the real classes, a real directory."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from pipeline.distributed.runner import ShardRunner
+from pipeline.distributed.shards import distinct
 from pipeline.errors import StoreUnavailableError
 from pipeline.identity import part_id
-from pipeline.output.layout import part_key
+from pipeline.output.layout import part_prefix
 from pipeline.output.part import PartWriter, RunFacts, read_part
 from pipeline.planning.tasks import TASK_FIELDS
 from pipeline.rendering.engine import Engine
@@ -48,7 +49,7 @@ def shard_of(*seeds: int) -> pa.Table:
 
 
 def runner_of(engine: Engine, store: LocalStore) -> ShardRunner:
-    return ShardRunner(engine, lambda shard: PartWriter(store, shard, FACTS, lambda: datetime.now(UTC)))
+    return ShardRunner(engine, lambda shard: PartWriter(store, shard, FACTS))
 
 
 def digests(table: pa.Table) -> dict[str, str]:
@@ -66,7 +67,9 @@ def test_shards_at_once_and_one_by_one_are_the_same_pixels(engine_of: Callable[[
         done = future.result(timeout=30)
         assert done["status"].to_pylist() == ["ok"] * 5
         assert digests(done) == digests(alone.submit(shard).result(timeout=30))
-        assert read_part(LocalStore(tmp_path / "a"), part_key(part_id(shard["task_id"].to_pylist()))).equals(done)
+        stored = LocalStore(tmp_path / "a")
+        (part,) = stored.list(part_prefix(part_id(shard["task_id"].to_pylist())))
+        assert read_part(stored, part.key).equals(done)
     together.close()
     alone.close()
 
@@ -80,6 +83,45 @@ def test_a_committed_shard_is_not_rendered_again(engine_of: Callable[[], Engine]
     assert second.submit(shard_of(1, 2)).result(timeout=30).equals(done)
     second.close()
     assert engine.counters.evaluations == 0
+
+
+def test_a_task_in_several_shards_is_rendered_once_at_a_time(engine_of: Callable[[], Engine], tmp_path: Path) -> None:
+    engine = engine_of()
+    runner = runner_of(engine, LocalStore(tmp_path))
+    shards = [shard_of(1, 2, 3), shard_of(3, 4), shard_of(2, 3, 5)]
+    done = [future.result(timeout=60) for future in [runner.submit(shard) for shard in shards]]
+    assert [table.num_rows for table in done] == [3, 2, 3]
+    seen: dict[str, str] = {}
+    for table in done:
+        for task, pixels in digests(table).items():
+            assert seen.setdefault(task, pixels) == pixels
+    runner.close()
+
+
+def test_repeated_tasks_of_a_shard_are_packed_once() -> None:
+    assert distinct(shard_of(1, 2, 1, 3, 2))["seed"].to_pylist() == [1, 2, 3]
+    whole = shard_of(1, 2)
+    assert distinct(whole) is whole
+
+
+def test_the_engine_waits_for_a_slow_store(engine_of: Callable[[], Engine], tmp_path: Path) -> None:
+    store, opened = SlowStore(tmp_path), threading.Event()
+    store.opened = opened
+    engine = engine_of()
+    runner = runner_of(engine, store)
+    future = runner.submit(shard_of(*range(200)))
+    try:
+        deadline = time.monotonic() + 60
+        before = None
+        while before != engine.counters or not engine.counters.denoiser_calls:
+            assert time.monotonic() < deadline, "the engine never waited"
+            before = engine.counters
+            time.sleep(1.0)
+        assert engine.busy
+    finally:
+        opened.set()
+    assert future.result(timeout=120).num_rows == 200
+    runner.close()
 
 
 def test_a_shard_that_is_none_fails_alone(engine_of: Callable[[], Engine], tmp_path: Path) -> None:
@@ -113,6 +155,16 @@ def test_a_broken_engine_fails_everyone_who_waits(engine_of: Callable[[], Engine
     with pytest.raises(RuntimeError, match="device lost"):
         runner.submit(shard_of(99)).result(timeout=30)
     assert not list(LocalStore(tmp_path).list("metadata/"))
+
+
+class SlowStore(LocalStore):
+    """Stores no picture before it is opened."""
+
+    opened: threading.Event
+
+    def put(self, key: str, body: bytes) -> None:
+        self.opened.wait()
+        super().put(key, body)
 
 
 class FullStore(LocalStore):

@@ -56,6 +56,12 @@ def test_numbers_do_not_drift() -> None:
         (parse_seeds, {"start": 3, "stop": 1, "step": 1}),
         (parse_seeds, {"start": 0, "stop": 1}),
         (parse_seeds, {"random": 0}),
+        (parse_seeds, {"random": True}),
+        (parse_seeds, {"random": 2, "from": True}),
+        (parse_seeds, {"start": 0, "stop": 2, "num": True}),
+        (parse_seeds, {"start": 0, "stop": 10**400, "step": 1}),
+        (parse_seeds, {"start": 0, "stop": float("inf"), "num": 3}),
+        (parse_seeds, f"0-{'9' * 400}"),
         (parse_seeds, "0-99999999"),
         (parse_guidance_scales, float("nan")),
         (parse_guidance_scales, -0.5),
@@ -65,6 +71,9 @@ def test_numbers_do_not_drift() -> None:
         (parse_sizes, [[0, 64]]),
         (parse_sizes, [[64]]),
         (parse_sizes, "big"),
+        (parse_sizes, "²x8"),
+        (parse_sizes, f"{'9' * 5000}x8"),
+        (parse_sizes, [True, 128]),
     ],
 )
 def test_bad_axes_say_what_is_allowed(parse: Any, bad: Any) -> None:

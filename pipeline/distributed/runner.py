@@ -7,8 +7,9 @@ never waits for them, and the next shard's tasks fill the batch while the last i
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import fields
+from datetime import UTC, datetime
 
 import pyarrow as pa
 
@@ -18,6 +19,8 @@ from pipeline.rendering.renderer import Renderer
 from pipeline.rendering.results import Outcome
 
 _STORE_THREADS = 8
+MAX_UNSTORED = 64
+"""Pictures that may wait to be encoded and stored; then the engine waits, so that memory has a bound."""
 
 
 class ShardRunner:
@@ -27,19 +30,25 @@ class ShardRunner:
         self._engine, self._open_part = engine, open_part
         self._pool = ThreadPoolExecutor(_STORE_THREADS, "store")
         self._waiting: queue.SimpleQueue[_Shard | None] = queue.SimpleQueue()
-        self._rendering: dict[str, _Shard] = {}
-        self._broken: BaseException | None = None
+        self._rendering: dict[str, list[_Shard]] = {}
+        """Who waits for a task, by its id: two shards may hold the same one."""
+        self._open: set[_Shard] = set()
+        self._admissions: set[Future[None]] = set()
+        self._unstored = threading.BoundedSemaphore(MAX_UNSTORED)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def submit(self, shard: pa.Table) -> "Future[pa.Table]":
         """Render and commit a shard. The future raises what the store or the device raised."""
         done: Future[pa.Table] = Future()
-        self._pool.submit(self._admit, shard, done)
+        admission = self._pool.submit(self._admit, shard, done)
+        self._admissions.add(admission)
+        admission.add_done_callback(self._admissions.discard)
         return done
 
     def close(self) -> None:
         """Finish what was submitted and stop."""
+        wait(tuple(self._admissions))
         self._waiting.put(None)
         self._thread.join()
         self._pool.shutdown()
@@ -55,16 +64,25 @@ class ShardRunner:
         if committed is not None:
             done.set_result(committed)
         else:
-            self._waiting.put(_Shard(tasks, part, done, self._pool))
+            self._waiting.put(_Shard(tasks, part, done))
 
     def _run(self) -> None:
         try:
             while self._take_waiting():
                 for outcome in self._engine.step():
-                    self._rendering.pop(outcome.task.task_id).take(outcome)
+                    ready_at = datetime.now(UTC)
+                    for shard in self._rendering.pop(outcome.task.task_id):
+                        self._unstored.acquire()
+                        self._pool.submit(self._store, shard, outcome, ready_at)
         except BaseException as error:  # noqa: BLE001  # the engine is broken: everyone who waits must learn it
-            self._broken = error
             self._fail_all(error)
+
+    def _store(self, shard: "_Shard", outcome: Outcome, ready_at: datetime) -> None:
+        try:
+            if shard.store(outcome, ready_at):
+                self._open.discard(shard)
+        finally:
+            self._unstored.release()
 
     def _take_waiting(self) -> bool:
         """Give the engine what is waiting; blocks while there is nothing to do. False when closed and done."""
@@ -76,11 +94,14 @@ class ShardRunner:
             if shard is None:
                 self._waiting.put(None)
                 return self._engine.busy
-            self._rendering.update((task.task_id, shard) for task in shard.tasks)
-            self._engine.add(shard.tasks, flush=True)
+            self._open.add(shard)
+            fresh = [task for task in shard.tasks if task.task_id not in self._rendering]
+            for task in shard.tasks:
+                self._rendering.setdefault(task.task_id, []).append(shard)
+            self._engine.add(fresh, flush=True)
 
     def _fail_all(self, error: BaseException) -> None:
-        for shard in dict.fromkeys(self._rendering.values()):
+        for shard in tuple(self._open):
             shard.fail(error)
         while True:
             shard_or_end = self._waiting.get()
@@ -92,25 +113,21 @@ class ShardRunner:
 class _Shard:
     """A shard being rendered: counts its outcomes down and commits after the last."""
 
-    def __init__(
-        self, tasks: list[RenderTask], part: PartWriter, done: "Future[pa.Table]", pool: ThreadPoolExecutor
-    ) -> None:
+    def __init__(self, tasks: list[RenderTask], part: PartWriter, done: "Future[pa.Table]") -> None:
         self.tasks = tasks
-        self._part, self._done, self._pool = part, done, pool
+        self._part, self._done = part, done
         self._missing = len(tasks)
         self._lock = threading.Lock()
-
-    def take(self, outcome: Outcome) -> None:
-        self._pool.submit(self._store, outcome)
 
     def fail(self, error: BaseException) -> None:
         with self._lock:
             if not self._done.done():
                 self._done.set_exception(error)
 
-    def _store(self, outcome: Outcome) -> None:
+    def store(self, outcome: Outcome, ready_at: datetime) -> bool:
+        """Store one outcome, and commit after the last; returns whether that was it."""
         try:
-            self._part.put(outcome)
+            self._part.put(outcome, ready_at)
             with self._lock:
                 self._missing -= 1
                 last = self._missing == 0
@@ -118,6 +135,8 @@ class _Shard:
                 self._done.set_result(self._part.commit())
         except BaseException as error:  # noqa: BLE001  # whatever it is belongs to who waits for the shard
             self.fail(error)
+            return True
+        return last
 
 
 def _tasks(shard: pa.Table) -> Iterator[RenderTask]:

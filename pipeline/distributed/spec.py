@@ -22,6 +22,16 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """What workers compute on."""
+
+    name: str
+    """``cpu``, or a GPU's name."""
+    memory_bytes: int | None
+    """Of a GPU."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpec:
     """What a worker is told once."""
 

@@ -1,98 +1,128 @@
-"""One wave of a launch: a Ray Data graph from planned shards to outcome rows."""
+"""The waves of a launch: each renders what the store does not hold yet, until nothing planned is missing."""
 
-import logging
-import os
-import warnings
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from threading import Timer
 
 import pyarrow as pa
-import ray
-from ray.data import ActorPoolStrategy, DataContext
+import pyarrow.compute as pc
 
-from pipeline.distributed.shards import ShardPlan, ShardSource
+from pipeline.distributed.graph import cluster_summary, run_wave
+from pipeline.distributed.report import Progress, Tell
+from pipeline.distributed.shards import ShardPlan
 from pipeline.distributed.spec import Pool, WorkerSpec
-from pipeline.distributed.worker import RenderWorker
-from pipeline.errors import DarkroomError, JobBrokenError
-from pipeline.identity import IdSet
+from pipeline.errors import JobBrokenError
+from pipeline.identity import Ids, IdSet, ids_from_bytes
+from pipeline.output.index import load_index
+from pipeline.planning.amount import Amount
+from pipeline.planning.selection import Selection
+from pipeline.planning.shards import shard_size
+from pipeline.planning.tasks import Space, planned_amount
+from pipeline.prepare import Prepared, numbered_batches
+from pipeline.storage.base import ObjectStore
 
-PLANNING_CPUS = 2
-"""Logical CPUs a local Ray gets on top, so that planning never waits for a worker to end."""
+MAX_WAVES = 5
+SILENCE_S = 90.0
+"""Without an outcome for so long after the start, people are told what the cluster has."""
 
 
-def connect(address: str | None) -> None:
-    """Join the cluster at ``address``, or start a Ray of our own on this machine's loopback."""
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # Ray Data's advice on pool and block sizes; ours follow from the plan.
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.data\.")
-    if ray.is_initialized():
-        return
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    try:
-        if address is not None:
-            ray.init(address=address, **quiet)
-            return
-        ray.init(
-            address="local",
-            num_cpus=(os.cpu_count() or 1) + PLANNING_CPUS,
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            **quiet,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What waves are about and how much of it there is."""
+
+    prepared: Prepared
+    space: Space
+    selection: Selection
+    committed: IdSet
+    """When the launch began."""
+    missing: Amount
+
+
+class Waves:
+    """Runs waves until every planned task has an outcome in the store, counting as outcomes come."""
+
+    def __init__(
+        self,
+        work: Work,
+        spec: WorkerSpec,
+        pool: Pool,
+        store: ObjectStore,
+        tell: Tell,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._work, self._spec, self._pool, self._store = work, spec, pool, store
+        self._tell, self._on_progress = tell, on_progress
+        self.progress = Progress(total=work.missing)
+        self.failures: list[dict[str, object]] = []
+        """The first rows that failed."""
+        self.seen_workers: set[str] = set()
+        self.seen_loads: set[str] = set()
+        self._reported: list[Ids] = []
+        self._busy_s = 0.0
+
+    def per_second(self, amount: int) -> float | None:
+        """An amount over the time of all waves, the loading of models included."""
+        return amount / self._busy_s if self._busy_s else None
+
+    def run(self) -> None:
+        """Ends when nothing is missing. What counts is what the store holds, not what workers or Ray report."""
+        committed, missing = self._work.committed, self._work.missing
+        for _ in range(MAX_WAVES):
+            began = time.monotonic()
+            self._reported = []
+            for outcomes in self._wave(committed, missing):
+                self._take(outcomes)
+            self._busy_s += time.monotonic() - began
+            committed = load_index(self._store).all()
+            self._check_stored(committed)
+            missing = self._missing(committed)
+            if not missing.images:
+                return
+        raise JobBrokenError(f"{missing.images} images have no outcome after {MAX_WAVES} waves")
+
+    def _wave(self, committed: IdSet, missing: Amount) -> Iterator[pa.Table]:
+        work, images = self._work, self._work.prepared.job.render.shard_images
+        slots = max(1, self._spec.rows // 2)
+        size = shard_size(missing, self._pool.workers, slots, None if images == "auto" else images)
+        plan = ShardPlan(manifest=work.prepared.manifest, space=work.space, selection=work.selection, size=size)
+        silence = Timer(SILENCE_S, self._tell_of_silence)
+        silence.daemon = True
+        silence.start()
+        try:
+            for outcomes in run_wave(plan, work.prepared.points, committed, self._spec, self._pool):
+                silence.cancel()
+                yield outcomes
+        finally:
+            silence.cancel()
+
+    def _tell_of_silence(self) -> None:
+        self._tell(f"still no image after {SILENCE_S:g} s; the cluster has {cluster_summary()}")
+
+    def _take(self, outcomes: pa.Table) -> None:
+        self._reported.append(ids_from_bytes(bytes.fromhex("".join(outcomes["task_id"].to_pylist()))))
+        failed = outcomes.filter(pc.equal(outcomes["status"], "failed"))
+        self.failures += failed.slice(0, max(0, 10 - len(self.failures))).to_pylist()
+        self.seen_workers.update(outcomes["worker"].unique().to_pylist())
+        self.seen_loads.update(outcomes["model_load"].unique().to_pylist())
+        self.progress = replace(
+            self.progress,
+            ok=self.progress.ok + outcomes.num_rows - failed.num_rows,
+            failed=self.progress.failed + failed.num_rows,
+            evaluations=self.progress.evaluations + (pc.sum(outcomes["evaluations"]).as_py() or 0),
         )
-    except (ray.exceptions.RayError, ConnectionError, TimeoutError) as error:
-        raise JobBrokenError(f"Ray at {address or 'this machine'} cannot be used: {error}") from error
+        self._on_progress(self.progress)
 
+    def _check_stored(self, committed: IdSet) -> None:
+        """Workers that write elsewhere than the driver reads, such as each to a disk of its own, are found out here."""
+        lost = sum(int((~committed.contains(ids)).sum()) for ids in self._reported)
+        if lost:
+            raise JobBrokenError(
+                f"workers committed {lost} images that are not in {self._store.uri}: an output on a cluster must be "
+                "object storage, or a directory that all nodes share"
+            )
 
-def cluster_gpus() -> float:
-    return float(ray.cluster_resources().get("GPU", 0))
-
-
-def cluster_cpus() -> int:
-    """CPUs for workers: those of the cluster less what planning needs."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)) - PLANNING_CPUS)
-
-
-def run_wave(
-    plan: ShardPlan, images_per_row: int, committed: IdSet, spec: WorkerSpec, pool: Pool
-) -> Iterator[pa.Table]:
-    """Render what is planned and not committed; yields outcome tables (``OUTCOME_COLUMNS``) as shards are committed.
-
-    Raises our own errors as the workers raised them, ``JobBrokenError`` for what Ray reports.
-    """
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.max_errored_blocks = 0
-    context.execution_no_progress_timeout_s = -1
-    context.max_consecutive_actor_init_deaths = max(10, pool.workers)
-    context.execution_options.preserve_order = False
-    source = ShardSource(plan, images_per_row, ray.put(committed))
-    reserved = {"num_gpus": pool.gpus} if pool.gpus else {"num_cpus": pool.cpus}
-    outcomes = (
-        ray.data.read_datasource(source)
-        .repartition(target_num_rows_per_block=1)
-        .map_batches(
-            RenderWorker,
-            fn_constructor_args=(spec,),
-            batch_size=None,
-            batch_format="pyarrow",
-            # One shard runs while the next waits inside the same actor; Ray Data restarts dead actors without end.
-            compute=ActorPoolStrategy(
-                size=pool.workers, max_tasks_in_flight_per_actor=2, max_concurrent_calls_per_actor=2
-            ),
-            **reserved,
-        )
-    )
-    try:
-        yield from outcomes.iter_batches(batch_size=None, batch_format="pyarrow")
-    except ray.exceptions.RayError as error:
-        raise _ours(error) from error
-
-
-def _ours(error: BaseException) -> DarkroomError:
-    """Our own error inside Ray's wrapping, if there is one."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, DarkroomError):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return JobBrokenError(f"Ray gave up: {str(error).strip().splitlines()[-1]}")
+    def _missing(self, committed: IdSet) -> Amount:
+        work = self._work
+        batches = numbered_batches(work.prepared.manifest)
+        return planned_amount(batches, work.space, work.selection, committed)[1]

@@ -4,7 +4,6 @@ import asyncio
 import os
 import socket
 import uuid
-from datetime import UTC, datetime
 
 import pyarrow as pa
 import torch
@@ -12,7 +11,7 @@ import torch
 from pipeline.distributed.runner import ShardRunner
 from pipeline.distributed.shards import unpack
 from pipeline.distributed.spec import WorkerSpec
-from pipeline.errors import ModelError
+from pipeline.errors import DarkroomError, ModelError
 from pipeline.model.fingerprint import DigestCache, fingerprint
 from pipeline.output.part import PartWriter
 from pipeline.rendering.renderer import load_renderer
@@ -28,6 +27,14 @@ class RenderWorker:
     """Loads the model once and renders every shard it is given. Used by Ray Data as a map over blocks."""
 
     def __init__(self, spec: WorkerSpec) -> None:
+        self._broken: DarkroomError | None = None
+        try:
+            self._load(spec)
+        except DarkroomError as error:  # Ray would only try again; the first shard tells the driver
+            self._broken = error
+        self._identity = {"worker": f"{socket.gethostname()}:{os.getpid()}", "model_load": uuid.uuid4().hex}
+
+    def _load(self, spec: WorkerSpec) -> None:
         torch.set_num_threads(spec.threads)
         folder = spec.model.folder()
         loras = spec.model.lora_files()
@@ -44,12 +51,11 @@ class RenderWorker:
             call=spec.call,
         )
         store = open_store(spec.output_uri, spec.s3)
-        self._runner = ShardRunner(
-            engine, lambda shard: PartWriter(store, shard, spec.facts, lambda: datetime.now(UTC))
-        )
-        self._identity = {"worker": f"{socket.gethostname()}:{os.getpid()}", "model_load": uuid.uuid4().hex}
+        self._runner = ShardRunner(engine, lambda shard: PartWriter(store, shard, spec.facts))
 
     async def __call__(self, block: pa.Table) -> pa.Table:
+        if self._broken is not None:
+            raise self._broken
         shards = list(unpack(block))
         done = await asyncio.gather(*(asyncio.wrap_future(self._runner.submit(shard)) for shard in shards))
         return pa.concat_tables(self._outcomes(shard, rows) for shard, rows in zip(shards, done, strict=True))

@@ -127,6 +127,8 @@ def untouched(column: pa.Array, name: str, verdicts: Verdicts, kind: pa.DataType
         broken = np.array([not _is_valid(column.take([row])) for row in range(len(column))], np.bool_)
         verdicts.reject(broken, Fault(column=name, reason="not UTF-8", allowed="text in UTF-8", values=None))
         column = column.take(pa.array(np.arange(len(column)), mask=broken))
+    if "list_view" in str(column.type):  # pyarrow 26 makes broken lists of them
+        return pa.array(column.to_pylist(), kind)
     return column.cast(kind)
 
 

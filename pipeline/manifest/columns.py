@@ -1,10 +1,12 @@
 """The columns Darkroom reads from a manifest: their names and types, and which column of a file is which."""
 
+import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.errors import ManifestError
 from pipeline.manifest import arrow_types
@@ -168,6 +170,19 @@ def check_reserved(extras: Iterable[str], reserved: frozenset[str], where: str) 
                 allowed=f"another name; if it is one of ours, say so with manifest_columns: {{{name}: <our name>}} "
                 f"({', '.join(COLUMNS)})",
             )
+
+
+def check_storable(name: str, kind: pa.DataType, where: str) -> None:
+    """``ManifestError`` when an extra column has a type that Parquet cannot hold, which the metadata is written in."""
+    try:
+        pq.ParquetWriter(io.BytesIO(), pa.schema([(name, kind)])).close()
+    except (pa.ArrowException, UnicodeError) as error:
+        raise ManifestError(
+            f"the extra column {name!r} cannot travel to the metadata: {str(error).splitlines()[0]}",
+            where=where,
+            value=str(kind),
+            allowed="a type that Parquet holds; convert the column, or drop it",
+        ) from None
 
 
 def check_types(matched: Mapping[str, str], schema: pa.Schema, where: str) -> None:

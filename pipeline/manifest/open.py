@@ -15,6 +15,7 @@ from pipeline.manifest import arrow_types
 from pipeline.manifest.columns import (
     check_mapped_exist,
     check_reserved,
+    check_storable,
     check_types,
     checked_mapping,
     match_columns,
@@ -114,6 +115,8 @@ def open_manifest(uri: str, *, columns: Mapping[str, str], rules: RowRules, s3: 
         check_reserved(extras, rules.reserved, key)
         files.append(ManifestFile(key=key, name=key, columns=matched, row_groups=groups, first_row=first_row))
         first_row += sum(groups)
+    for name, (kind, key) in extras.items():
+        check_storable(name, kind, key)
     extra_schema = pa.schema([(name, kind) for name, (kind, _) in extras.items()])
     return Manifest(store=store, files=tuple(files), rules=rules, extra_schema=extra_schema)
 
@@ -133,16 +136,19 @@ def _find(uri: str, s3: S3Settings) -> tuple[ObjectStore, list[str]]:
 
 
 def _named(uri: str, s3: S3Settings) -> tuple[ObjectStore, list[str]] | None:
-    """The file or the directory of exactly this name. A file first: reading one may be allowed where listing is not."""
+    """The file or the directory of exactly this name. A file first: reading one may be allowed where listing is not.
+
+    This is the first contact with a store: one that cannot be reached is told about in seconds.
+    """
     try:
-        parent, key = open_parent(uri, s3)
+        parent, key = open_parent(uri, s3.impatient())
         if parent.head(key) is not None:
-            return parent, [key]
+            return open_parent(uri, s3)[0], [key]
     except (InputError, ValueError):  # no object can have this name, but a directory: "..", "s3://bucket"
         pass
-    store = open_store(uri, s3)
-    keys = [info.key for info in store.list() if info.key.endswith(".parquet")]
-    return (store, keys) if keys else None
+    listed = open_store(uri, s3.impatient()).list()
+    keys = [info.key for info in listed if info.key.endswith(".parquet")]
+    return (open_store(uri, s3), keys) if keys else None
 
 
 def _glob(uri: str, s3: S3Settings) -> tuple[ObjectStore, list[str]]:

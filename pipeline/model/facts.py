@@ -15,6 +15,12 @@ from pipeline.schedulers import name_of_class
 DTYPES = ("float32", "float16", "bfloat16")
 _HEADER_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _MAX_HEADER_BYTES = 100_000_000
+_DEFAULT_LEVELS = 4
+_MAX_LEVELS = 16
+_WITHOUT_WEIGHTS = ("scheduler", "safety_checker", "feature_extractor", "image_encoder")
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
+_DOTS_OF_INDEX = 3
+"""Of ``model.safetensors.index.json``; a variant's has one more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,15 +55,13 @@ def read_facts(folder: Path, *, single: bool = False) -> ModelFacts:
             value=class_name,
             allowed=", ".join(FAMILIES),
         )
-    autoencoder = read_json(folder / "vae" / "config.json")
-    levels = autoencoder.get("block_out_channels") or autoencoder.get("encoder_block_out_channels") or [0] * 4
-    factor = 2 ** (len(levels) - 1)
+    factor = 2 ** (_levels(folder / "vae" / "config.json") - 1)
     scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
     return ModelFacts(
         class_name=class_name,
         family=family,
         size_factor=factor * family.patch,
-        native_size=_native_size(config.get("sample_size") or family.sample_size, factor),
+        native_size=_native_size(config.get("sample_size"), family, factor, folder / denoiser / "config.json"),
         scheduler=name_of_class(str(scheduler_config.get("_class_name")), scheduler_config),
         scheduler_config={key: value for key, value in scheduler_config.items() if not key.startswith("_")},
     )
@@ -76,10 +80,14 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ModelError(
             "a file of the model is missing", where=str(path), allowed="a folder in diffusers format"
         ) from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"a file of the model cannot be read: {error}", where=str(path)) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"a file of the model cannot be read: {error}", where=str(path), allowed="a JSON object"
+        ) from None
     if not isinstance(read, dict):
-        raise ModelError("a file of the model is not a JSON object", where=str(path))
+        raise ModelError(
+            "a file of the model is not a JSON object", where=str(path), value=read, allowed="a JSON object"
+        )
     return read
 
 
@@ -87,41 +95,123 @@ def _denoiser(index: Mapping[str, Any]) -> str | None:
     return next((name for name in ("unet", "transformer") if is_component(index.get(name))), None)
 
 
-def _native_size(sample_size: Any, factor: int) -> tuple[int, int]:
-    height, width = sample_size if isinstance(sample_size, list) else (sample_size, sample_size)
-    return width * factor, height * factor
+def _levels(path: Path) -> int:
+    """How many resolutions the autoencoder has; each but the first halves the sides."""
+    config = read_json(path)
+    for key in ("block_out_channels", "encoder_block_out_channels"):
+        channels = config.get(key)
+        if channels is None:
+            continue
+        if not isinstance(channels, list) or not 1 <= len(channels) <= _MAX_LEVELS or not all(map(_is_count, channels)):
+            raise ModelError(
+                "the model's configuration cannot be used",
+                where=f"{path}: {key}",
+                value=channels,
+                allowed=f"a list of 1 to {_MAX_LEVELS} whole numbers from 1",
+            )
+        return len(channels)
+    return _DEFAULT_LEVELS
+
+
+def _native_size(sample_size: Any, family: Family, factor: int, path: Path) -> tuple[int, int]:
+    """(width, height) in px, from latent pixels: one number for a square, [height, width], or null."""
+    given = family.sample_size if sample_size is None else sample_size
+    sides = given if isinstance(given, list) else [given, given]
+    if len(sides) != 2 or not all(map(_is_count, sides)):
+        raise ModelError(
+            "the model's configuration cannot be used",
+            where=f"{path}: sample_size",
+            value=sample_size,
+            allowed="a whole number from 1, a list of two (height, width), or null",
+        )
+    return sides[1] * factor, sides[0] * factor
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def weights_dtype(model_folder: Path) -> str:
     """The dtype most of the denoiser's tensors are stored in."""
     folder = model_folder / (_denoiser(read_json(model_folder / "model_index.json")) or "unet")
-    files = [path for path in sorted(folder.glob("*.safetensors")) if not is_variant(path.name)]
-    if not files:
-        raise ModelError(
-            "the denoiser has no safetensors weights",
-            where=str(folder),
-            allowed="*.safetensors; pickled weights are refused because loading them runs code",
-        )
-    counts = Counter(tensor["dtype"] for tensor in _header(files[0]).values() if "dtype" in tensor)
+    first = _weights(folder)[0]
+    counts = Counter(str(tensor["dtype"]) for tensor in _header(first).values() if "dtype" in tensor)
     name = counts.most_common(1)[0][0] if counts else "F32"
     if name not in _HEADER_DTYPES:
         raise ModelError(
-            "the weights' dtype is not supported", where=str(files[0]), value=name, allowed=", ".join(_HEADER_DTYPES)
+            "the weights' dtype is not supported", where=str(first), value=name, allowed=", ".join(_HEADER_DTYPES)
         )
     return _HEADER_DTYPES[name]
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """A safetensors header: 8 bytes of length, little endian, then JSON."""
+def check_weights(model_folder: Path) -> None:
+    """Look for the weights of every component and the vocabulary of every tokenizer, without torch.
+
+    Raises ``ModelError`` for weights that are missing, pickled or no safetensors files, as loading would much later.
+    """
+    index = read_json(model_folder / "model_index.json")
+    for name in sorted(name for name, entry in index.items() if is_component(entry)):
+        folder = model_folder / name
+        if name.startswith("tokenizer"):
+            _require_vocabulary(folder)
+        elif name not in _WITHOUT_WEIGHTS and (folder / "config.json").is_file():
+            for path in _weights(folder):
+                _header(path)
+            for path in sorted(folder.glob("*.safetensors.index.json")):
+                _require_listed(path)
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The safetensors files of a component that are loaded, at least one."""
+    files = [path for path in sorted(folder.glob("*.safetensors")) if not is_variant(path.name)]
+    if files:
+        return files
+    pickled = [path.name for pattern in ("*.bin", "*.pt", "*.ckpt") for path in sorted(folder.glob(pattern))]
+    raise ModelError(
+        "pickled weights are refused, loading them runs code" if pickled else "no weights",
+        where=str(folder),
+        value=pickled[0] if pickled else None,
+        allowed="*.safetensors",
+    )
+
+
+def _require_listed(path: Path) -> None:
+    """All files that an index of split weights names must be there."""
+    if path.name.count(".") > _DOTS_OF_INDEX:
+        return  # of a variant
+    listed = read_json(path).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+        raise ModelError(
+            "the index of split weights cannot be used",
+            where=f"{path}: weight_map",
+            value=listed,
+            allowed="a mapping of tensors to file names",
+        )
+    for name in sorted(set(listed.values())):
+        if not (path.parent / name).is_file():
+            raise ModelError("weights are missing", where=str(path), value=name, allowed="every file the index names")
+
+
+def _require_vocabulary(folder: Path) -> None:
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        raise ModelError("the tokenizer has no vocabulary", where=str(folder), allowed=" or ".join(_VOCABULARIES))
+
+
+def _header(path: Path) -> dict[str, dict[str, Any]]:
+    """A safetensors header: 8 bytes of length, little endian, then JSON; a mapping for each tensor."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > _MAX_HEADER_BYTES:
                 raise ValueError(f"header of {length} bytes")
-            header: dict[str, Any] = json.loads(file.read(length))
-            return header
-    except (OSError, ValueError, struct.error) as error:
-        raise ModelError(f"this is not a safetensors file: {error}", where=str(path)) from None
+            header = json.loads(file.read(length))
+        if not isinstance(header, dict) or not all(isinstance(tensor, dict) for tensor in header.values()):
+            raise ValueError("its header names no tensors")
+        return header
+    except (OSError, ValueError, RecursionError, struct.error) as error:
+        raise ModelError(
+            f"this is not a safetensors file: {error}", where=str(path), allowed="a safetensors file"
+        ) from None
 
 
 def is_variant(file_name: str) -> bool:

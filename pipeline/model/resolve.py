@@ -1,15 +1,23 @@
 """From what the job file calls a model to a folder on this machine."""
 
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import ModelError
+from pipeline.model.facts import is_component, read_json
 
 BUILT_IN = {"shapes": Path(__file__).parent.parent / "shapes" / "weights"}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_FILES_OF_FACTS = ["*.json"]
-_FILES_OF_WEIGHTS = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_INDEX = "model_index.json"
+_SUFFIXES_OF_FACTS = ("json",)
+_SUFFIXES_OF_WEIGHTS = ("json", "safetensors", "txt", "model")
+_UNUSED = ("safety_checker", "image_encoder", "feature_extractor")
+_VARIANTS = ["*.*.safetensors"]
+"""Such as ``model.fp16.safetensors``."""
 _ALLOWED_LORA = "a safetensors file, a folder with one, or a Hub id such as org/name"
 _ALLOWED = f"a built-in model ({', '.join(BUILT_IN)}), a folder with model_index.json, or a Hub id such as org/name"
 
@@ -26,10 +34,10 @@ class LoraSource:
 
         Raises ``ModelError`` when there is none, or several in its folder.
         """
-        path = Path(self.lora_id).expanduser()
-        if path.is_file():
-            return path.resolve()
-        folder = path.resolve() if path.is_dir() else self._from_hub()
+        path = _local(self.lora_id)
+        if path is not None and path.is_file():
+            return path
+        folder = path or self._from_hub()
         files = sorted(folder.glob("*.safetensors"))
         if len(files) != 1:
             raise ModelError(
@@ -40,10 +48,18 @@ class LoraSource:
             )
         return files[0]
 
+    def pinned(self) -> "LoraSource":
+        """The same weights by an absolute path, where they are a file or folder."""
+        path = _local(self.lora_id)
+        return self if path is None else replace(self, lora_id=str(path))
+
     def _from_hub(self) -> Path:
         if self.lora_id.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(self.lora_id):
             raise ModelError("there is no such LoRA", where="model.loras", value=self.lora_id, allowed=_ALLOWED_LORA)
-        return _from_hub(self.lora_id, None, ["*.safetensors"])
+        with _hub_errors("the LoRA is no file or folder", "model.loras", self.lora_id, _ALLOWED_LORA):
+            from huggingface_hub import snapshot_download
+
+            return Path(snapshot_download(self.lora_id, allow_patterns=["*.safetensors"]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,40 +74,79 @@ class ModelSource:
     def folder(self, *, weights: bool = True) -> Path:
         """Where its files lie on this machine, fetched from the Hub if need be; ``weights=False`` fetches JSON only.
 
-        Raises ``ModelError`` when there is no such model.
+        Raises ``ModelError`` when there is no such model, or one that has no revisions is given one.
         """
-        if self.model_id in BUILT_IN:
-            return BUILT_IN[self.model_id]
-        folder = Path(self.model_id).expanduser()
-        if folder.is_dir():
-            return folder.resolve()
+        folder = self._here()
+        if folder is not None:
+            if self.revision is not None:
+                raise ModelError(
+                    "only models of the Hub have revisions",
+                    where="model.revision",
+                    value=self.revision,
+                    allowed=f"null, since the model is {folder}",
+                )
+            return folder
         if self.model_id.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(self.model_id):
             raise ModelError("there is no such model", where="model.id", value=self.model_id, allowed=_ALLOWED)
-        return _from_hub(self.model_id, self.revision, _FILES_OF_WEIGHTS if weights else _FILES_OF_FACTS)
+        return _from_hub(self.model_id, self.revision, _SUFFIXES_OF_WEIGHTS if weights else _SUFFIXES_OF_FACTS)
 
     def pinned(self) -> "ModelSource":
-        """The same model with the revision it resolves to now."""
-        folder = self.folder()
-        in_hub_cache = folder.parent.name == "snapshots"
-        return replace(self, revision=folder.name if in_hub_cache else self.revision)
+        """The same model for workers anywhere: absolute paths, and for the Hub the revision it resolves to now."""
+        folder, loras = self.folder(), tuple(lora.pinned() for lora in self.loras)
+        if self._here() is None:
+            return replace(self, revision=folder.name, loras=loras)
+        return replace(self, model_id=self.model_id if self.model_id in BUILT_IN else str(folder), loras=loras)
+
+    def _here(self) -> Path | None:
+        """The folder of a built-in or local model, None for what may be of the Hub."""
+        if self.model_id in BUILT_IN:
+            return BUILT_IN[self.model_id]
+        path = _local(self.model_id)
+        return path if path is not None and path.is_dir() else None
 
     def lora_files(self) -> tuple[tuple[Path, float], ...]:
         """The file and the weight of each LoRA."""
         return tuple((lora.file(), lora.weight) for lora in self.loras)
 
 
-def _from_hub(model_id: str, revision: str | None, patterns: list[str]) -> Path:
-    # Imported here: it costs a third of a second that built-in models and folders need not pay.
-    from huggingface_hub import snapshot_download
+def hub_patterns(index: Mapping[str, Any], suffixes: tuple[str, ...]) -> list[str]:
+    """The files to fetch of a model on the Hub, as patterns, from its ``model_index.json``.
+
+    A repository often holds the weights several times: those that are loaded lie in the folders the index names.
+    """
+    components = sorted(name for name, entry in index.items() if is_component(entry) and name not in _UNUSED)
+    return [_INDEX, *(f"{name}/*.{suffix}" for name in components for suffix in suffixes)]
+
+
+def _from_hub(model_id: str, revision: str | None, suffixes: tuple[str, ...]) -> Path:
+    shown = model_id if revision is None else f"{model_id}@{revision}"
+    with _hub_errors("the model is neither built in nor a folder", "model.id", shown, _ALLOWED):
+        # Imported here: it costs a third of a second that built-in models and folders need not pay.
+        from huggingface_hub import hf_hub_download, snapshot_download
+
+        index = Path(hf_hub_download(model_id, _INDEX, revision=revision))
+        patterns = hub_patterns(read_json(index), suffixes)
+        commit = index.parent.name  # a branch may move between the two calls
+        return Path(snapshot_download(model_id, revision=commit, allow_patterns=patterns, ignore_patterns=_VARIANTS))
+
+
+@contextmanager
+def _hub_errors(what: str, where: str, value: str, allowed: str) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model_id, revision=revision, allow_patterns=patterns))
+        yield
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"the model is neither built in nor a folder, and the Hub did not give it: {reason}",
-            where="model.id",
-            value=model_id if revision is None else f"{model_id}@{revision}",
-            allowed=_ALLOWED,
+            f"{what}, and the Hub did not give it: {reason}", where=where, value=value, allowed=allowed
         ) from None
+
+
+def _local(text: str) -> Path | None:
+    """The absolute path of what is on this machine under this name, if anything is."""
+    try:
+        path = Path(text).expanduser()
+        return path.resolve() if path.exists() else None
+    except (OSError, RuntimeError):  # a name too long, a folder that may not be entered, no such user
+        return None

@@ -32,8 +32,8 @@ def finalize(store: ObjectStore) -> Finalized:
     keys = [info.key for info in store.list(PARTS_PREFIX)]
     with ThreadPoolExecutor(16) as pool:
         tables = list(pool.map(lambda key: read_part(store, key), keys))
-    rows = pa.concat_tables([METADATA_SCHEMA.empty_table(), *tables], promote_options="default")
-    rows = one_per_task(rows).sort_by([(name, "ascending") for name in _ORDER])
+    rows = one_per_task(_joined([METADATA_SCHEMA.empty_table(), *tables]))
+    rows = rows.sort_by([(name, "ascending") for name in _ORDER])
     ok = rows.filter(pc.equal(rows["status"], "ok"))
     failed = rows.filter(pc.not_equal(rows["status"], "ok"))
     _write(store, METADATA_KEY, ok)
@@ -43,19 +43,50 @@ def finalize(store: ObjectStore) -> Finalized:
     return Finalized(ok=ok.num_rows, failed=failed.num_rows, parts=len(keys))
 
 
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    """All rows. A manifest's extra column may have had several types: numbers are widened, the rest becomes text."""
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        texts = [name for name, types in _extra_types(tables).items() if len(types) > 1]
+        return pa.concat_tables([_with_texts(table, texts) for table in tables], promote_options="permissive")
+
+
+def _extra_types(tables: list[pa.Table]) -> dict[str, set[pa.DataType]]:
+    found: dict[str, set[pa.DataType]] = {}
+    for table in tables:
+        for field in table.schema:
+            if field.name not in METADATA_SCHEMA.names and not pa.types.is_null(field.type):
+                found.setdefault(field.name, set()).add(field.type)
+    return found
+
+
+def _with_texts(table: pa.Table, names: list[str]) -> pa.Table:
+    for name in names:
+        if name in table.column_names:
+            texts = [None if value is None else str(value) for value in table[name].to_pylist()]
+            table = table.set_column(table.column_names.index(name), name, pa.array(texts, pa.string()))
+    return table
+
+
 def one_per_task(rows: pa.Table) -> pa.Table:
     """Of several rows for one task: ok before failed, then the latest, then the smaller ``part_id``."""
-    ranked = rows.append_column("_failed", pc.not_equal(rows["status"], "ok")).append_column(
-        "_number", pa.array(np.arange(rows.num_rows))
-    )
-    ranked = ranked.select(["task_id", "_failed", "created_at", "part_id", "_number"]).sort_by(
-        [("task_id", "ascending"), ("_failed", "ascending"), ("created_at", "descending"), ("part_id", "ascending")]
+    ranked = pa.table(
+        {
+            "task_id": rows["task_id"],
+            "failed": pc.not_equal(rows["status"], "ok"),
+            "created_at": rows["created_at"],
+            "part_id": rows["part_id"],
+            "number": pa.array(np.arange(rows.num_rows)),
+        }
+    ).sort_by(
+        [("task_id", "ascending"), ("failed", "ascending"), ("created_at", "descending"), ("part_id", "ascending")]
     )
     ids = ranked["task_id"].combine_chunks()
     first = np.ones(len(ids), np.bool_)
     if len(ids) > 1:
         first[1:] = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
-    return rows.take(ranked["_number"].filter(pa.array(first)))
+    return rows.take(ranked["number"].filter(pa.array(first)))
 
 
 def _write(store: ObjectStore, key: str, table: pa.Table) -> None:

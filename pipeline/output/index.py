@@ -70,10 +70,7 @@ def write_segment(store: ObjectStore, index: CommittedIndex) -> None:
 
 def _read_ids(store: ObjectStore, keys: tuple[str, ...]) -> Iterator[pa.Table]:
     def read(key: str) -> pa.Table:
-        try:
-            table = read_part(store, key, ["task_id", "status"])
-        except pa.ArrowException as error:
-            raise JobBrokenError(f"a part cannot be read: {store.uri}/{key}: {error}") from None
+        table = read_part(store, key, ["task_id", "status"])
         ids = pa.array(map(bytes.fromhex, table["task_id"].to_pylist()), pa.binary(ID_BYTES))
         return pa.table({"task_id": ids, "status": table["status"]})
 

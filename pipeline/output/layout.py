@@ -14,10 +14,16 @@ def image_key(task_id: str, file_sha256: str) -> str:
     return f"images/{task_id[:2]}/{task_id}-{file_sha256[:8]}.png"
 
 
-def part_key(part_id: str) -> str:
-    return f"{PARTS_PREFIX}{part_id[:2]}/{part_id}.parquet"
+def part_prefix(part_id: str) -> str:
+    """What the keys of all parts with exactly these tasks begin with; there are several after a retry."""
+    return f"{PARTS_PREFIX}{part_id[:2]}/{part_id}-"
+
+
+def part_key(part_id: str, file_sha256: str) -> str:
+    """``metadata/<2 hex>/<part_id>-<8 hex of its own digest>.parquet``: other bytes never overwrite these."""
+    return f"{part_prefix(part_id)}{file_sha256[:8]}.parquet"
 
 
 def part_of_key(key: str) -> str:
-    """The part's id from its key."""
+    """The part's name from its key."""
     return key.rpartition("/")[2].removesuffix(".parquet")

@@ -1,23 +1,23 @@
 """The commit: payloads first, then one metadata file that names exactly what it makes true.
 
-A part's name is the digest of the tasks in it, so no launch can overwrite another's commit, and a worker that finds
-its shard's part already there has nothing to do.
+A part's name is the digest of the tasks in it and that of its own bytes, so no launch can overwrite another's commit,
+and a worker that finds its shard's part already there has nothing to do.
 """
 
 import io
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import ObjectMissingError
+from pipeline.errors import JobBrokenError
 from pipeline.identity import part_id
 from pipeline.output.encode import encode_png
-from pipeline.output.layout import image_key, part_key
+from pipeline.output.layout import image_key, part_key, part_prefix
 from pipeline.output.schema import METADATA_SCHEMA
 from pipeline.rendering.results import Outcome, Rendered
 from pipeline.storage.base import ObjectStore
@@ -36,27 +36,26 @@ class RunFacts:
 class PartWriter:
     """Stores the outcomes of one shard as they come, from any thread, and commits them together."""
 
-    def __init__(self, store: ObjectStore, shard: pa.Table, facts: RunFacts, now: Callable[[], datetime]) -> None:
-        self._store, self._shard, self._facts, self._now = store, shard, facts, now
+    def __init__(self, store: ObjectStore, shard: pa.Table, facts: RunFacts) -> None:
+        """``shard`` has planned tasks with distinct ids."""
+        self._store, self._shard, self._facts = store, shard, facts
         self._numbers = {item.hex(): number for number, item in enumerate(shard["task_id"].to_pylist())}
         self._rows: dict[int, dict[str, Any]] = {}
         self._lock = threading.Lock()
 
     def committed(self) -> pa.Table | None:
         """The metadata of this very shard if an earlier attempt committed it."""
-        try:
-            return read_part(self._store, part_key(part_id(self._shard["task_id"].to_pylist())))
-        except ObjectMissingError:
-            return None
+        found = next(self._store.list(part_prefix(part_id(self._shard["task_id"].to_pylist()))), None)
+        return None if found is None else read_part(self._store, found.key)
 
-    def put(self, outcome: Outcome) -> None:
-        """Encode and store one outcome's picture and note its row."""
+    def put(self, outcome: Outcome, ready_at: datetime) -> None:
+        """Encode and store one outcome's picture and note its row; ``ready_at``: when its pixels were (UTC)."""
         row = (
             self._stored(outcome)
             if isinstance(outcome, Rendered)
             else _failed(outcome.verdict, outcome.stage, outcome.error)
         )
-        row["created_at"] = self._now()
+        row["created_at"] = ready_at
         with self._lock:
             self._rows[self._numbers[outcome.task.task_id]] = row
 
@@ -70,7 +69,8 @@ class PartWriter:
         table = _metadata(shard, rows, name, self._facts)
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
-        self._store.put(part_key(name), buffer.getvalue())
+        body = buffer.getvalue()
+        self._store.put(part_key(name, sha256(body).hexdigest()), body)
         return table
 
     def _stored(self, outcome: Rendered) -> dict[str, Any]:
@@ -123,5 +123,8 @@ def _metadata(shard: pa.Table, rows: list[dict[str, Any]], name: str, facts: Run
 
 
 def read_part(store: ObjectStore, key: str, columns: list[str] | None = None) -> pa.Table:
-    """A part's metadata, whole or only some columns."""
-    return pq.read_table(io.BytesIO(store.get(key)), columns=columns, partitioning=None)
+    """A part's metadata, whole or only some columns. ``JobBrokenError`` names a part that cannot be read."""
+    try:
+        return pq.read_table(io.BytesIO(store.get(key)), columns=columns, partitioning=None)
+    except pa.ArrowException as error:
+        raise JobBrokenError(f"a part cannot be read: {store.uri}/{key}: {error}") from None

@@ -45,17 +45,18 @@ class Run:
 
 def read_run(store: ObjectStore) -> Run | None:
     """The run at a location, None where there is none yet."""
+    where = f"{store.uri}/{RUN_KEY}"
     try:
         read = json.loads(store.get(RUN_KEY))
+        if read.pop("version", None) != RUN_FILE_VERSION:
+            raise RunMismatchError("the run was written by another version of Darkroom", where=where)
+        read["constants"] = RunConstants(**read["constants"])
+        read["numerics"] = NumericsProfile(**read["numerics"])
+        return Run(**read)
     except ObjectMissingError:
         return None
-    except ValueError as error:
-        raise RunMismatchError(f"the run file cannot be read: {error}", where=f"{store.uri}/{RUN_KEY}") from None
-    if read.pop("version", None) != RUN_FILE_VERSION:
-        raise RunMismatchError("the run was written by another version of Darkroom", where=f"{store.uri}/{RUN_KEY}")
-    read["constants"] = RunConstants(**read["constants"])
-    read["numerics"] = NumericsProfile(**read["numerics"])
-    return Run(**read)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunMismatchError(f"the run file cannot be read: {error}", where=where) from None
 
 
 def write_run(store: ObjectStore, run: Run) -> None:

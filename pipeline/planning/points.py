@@ -1,90 +1,68 @@
-"""Sweep points of one prompt row: the axes multiplied out, made effective, each picture once."""
+"""Sweep points: axes multiplied out, made effective, each picture once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from hashlib import blake2b
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.identity import ID_BYTES, pack_point
-from pipeline.model.family import Family
+from pipeline.planning.grids import Grids
 from pipeline.schedulers import evaluations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Axes:
-    """A sweep with every default filled in; a prompt row may replace axes."""
-
-    seeds: tuple[int, ...]
-    guidance_scales: tuple[float, ...]
-    num_inference_steps: tuple[int, ...]
-    schedulers: tuple[str, ...]
-    sizes: tuple[tuple[int, int], ...]
-    """(width, height) in px"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Points:
-    """Distinct effective points in declared order, as columns of one length."""
+    """The distinct effective points of some grids, one grid after the other, as columns of one length."""
 
     seed: NDArray[np.uint64]
     guidance_scale: NDArray[np.float64]
     """Effective; NaN where the model takes none."""
     num_inference_steps: NDArray[np.uint32]
-    scheduler: tuple[str, ...]
+    scheduler: NDArray[np.int64]
+    """Which of ``scheduler_names``."""
+    scheduler_names: Sequence[str]
     width: NDArray[np.uint32]
     height: NDArray[np.uint32]
     uses_negative_prompt: NDArray[np.bool_]
     evaluations: NDArray[np.uint32]
     """Rows through the denoiser for the whole image."""
-    packed: tuple[bytes, ...]
-    """As they enter the task id."""
-    digest: bytes
-    """Equal exactly when the packed points are."""
 
     def __len__(self) -> int:
-        return len(self.packed)
+        return len(self.seed)
+
+    def pixels(self) -> NDArray[np.int64]:
+        """Width times height."""
+        return self.width.astype(np.int64) * self.height
 
 
-@lru_cache(maxsize=4096)
-def points(axes: Axes, family: Family) -> Points:
-    """Multiply the axes out, the size turning slowest and the step count fastest.
-
-    Guidance scales that amount to the same for the family are one point.
-    """
-    guidances = tuple(dict.fromkeys(family.effective_guidance(scale) for scale in axes.guidance_scales))
-    grid = list(
-        product(
-            dict.fromkeys(axes.sizes),
-            dict.fromkeys(axes.schedulers),
-            dict.fromkeys(axes.seeds),
-            guidances,
-            dict.fromkeys(axes.num_inference_steps),
-        )
-    )
-    packed = tuple(
-        pack_point(
-            seed=seed,
-            guidance_scale=guidance,
-            num_inference_steps=steps,
-            scheduler=scheduler,
-            width=size[0],
-            height=size[1],
-        )
-        for size, scheduler, seed, guidance, steps in grid
-    )
-    calls = {(s, n): evaluations(s, n) for s in axes.schedulers for n in axes.num_inference_steps}
+def points(grids: Grids, chosen: NDArray[np.int64]) -> Points:
+    """Multiply out the chosen grids, in each the size turning slowest and the step count fastest."""
+    counts = grids.counts()[chosen]
+    grid = np.repeat(chosen, counts)
+    rest = np.arange(len(grid)) - np.repeat(np.cumsum(counts) - counts, counts)
+    at = []
+    for axis in (grids.num_inference_steps, grids.guidance_scales, grids.seeds, grids.schedulers, grids.sizes):
+        rest, index = np.divmod(rest, axis.length[grid])
+        at.append(axis.start[grid] + index)
+    steps, guidance, seed, scheduler, size = at
+    calls = _calls(grids, scheduler, steps)
     return Points(
-        seed=np.array([seed for _, _, seed, _, _ in grid], np.uint64),
-        guidance_scale=np.array([np.nan if g is None else g for _, _, _, g, _ in grid], np.float64),
-        num_inference_steps=np.array([steps for *_, steps in grid], np.uint32),
-        scheduler=tuple(scheduler for _, scheduler, *_ in grid),
-        width=np.array([size[0] for size, *_ in grid], np.uint32),
-        height=np.array([size[1] for size, *_ in grid], np.uint32),
-        uses_negative_prompt=np.array([family.uses_negative_prompt(g) for *_, g, _ in grid], np.bool_),
-        evaluations=np.array([family.rows(g) * calls[s, n] for _, s, _, g, n in grid], np.uint32),
-        packed=packed,
-        digest=blake2b(b"".join(packed), digest_size=ID_BYTES).digest(),
+        seed=grids.seeds.values[seed],
+        guidance_scale=grids.guidance_scales.values[guidance],
+        num_inference_steps=grids.num_inference_steps.values[steps],
+        scheduler=scheduler,
+        scheduler_names=grids.schedulers.values.tolist(),
+        width=grids.sizes.values[size, 0],
+        height=grids.sizes.values[size, 1],
+        uses_negative_prompt=grids.uses_negative_prompt[guidance],
+        evaluations=(calls * grids.rows[guidance]).astype(np.uint32),
     )
+
+
+def _calls(grids: Grids, scheduler: NDArray[np.int64], steps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often the denoiser is called, for pairs of places among the schedulers and the step counts."""
+    counts = grids.num_inference_steps.values
+    pairs, which = np.unique(scheduler * len(counts) + steps, return_inverse=True)
+    names = grids.schedulers.values
+    calls = [evaluations(names[pair // len(counts)], int(counts[pair % len(counts)])) for pair in pairs.tolist()]
+    return np.array(calls, np.int64)[which]

@@ -1,5 +1,6 @@
 """Shards: ordered tasks of one picture size, as much as one lease to a worker should hold."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.planning.count import Amount
+from pipeline.planning.amount import Amount
 
 LEASE_MEGAPIXEL_EVALUATIONS = 4000.0
 """Tens of seconds on a GPU, so that a lease costs the driver nothing noticeable and a lost one is soon redone."""
@@ -38,6 +39,14 @@ def shard_size(amount: Amount, workers: int, slots: int, images: int | None = No
         min_images=min(MAX_IMAGES, 4 * slots, max(slots, amount.images // leases)),
         max_images=MAX_IMAGES,
     )
+
+
+def shard_count(amount: Amount, size: ShardSize) -> int:
+    """About how many shards an amount of work makes, if all its images cost the same."""
+    if not amount.images:
+        return 0
+    full = size.megapixel_evaluations * amount.images / amount.megapixel_evaluations
+    return math.ceil(amount.images / min(max(full, size.min_images, 1), size.max_images))
 
 
 def cut(tables: Iterable[pa.Table], size: ShardSize) -> Iterator[pa.Table]:

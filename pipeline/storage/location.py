@@ -1,6 +1,8 @@
 """Where things are, as people write it: a local path, `file:///path` or `s3://bucket/prefix`."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -22,34 +24,45 @@ class _S3Location:
     path: str
 
 
-def open_store(uri: str, s3: S3Settings = _DEFAULTS) -> ObjectStore:
+def open_store(uri: str, s3: S3Settings = _DEFAULTS, *, where: str | None = None) -> ObjectStore:
     """Return the store rooted at a directory or prefix; nothing is contacted or created yet.
 
     Raises:
-        InputError: `uri` is empty, has another scheme, no bucket, or a path no key can have.
+        InputError: `uri` is empty, has another scheme, no bucket, or a path no key can have; its `where` is as given.
     """
-    location = _parse(uri)
-    if isinstance(location, Path):
-        return LocalStore(location)
-    return _s3_store(location.bucket, _prefix(location.path.removesuffix("/"), uri), s3)
+    with _at(where):
+        location = _parse(uri)
+        if isinstance(location, Path):
+            return LocalStore(location)
+        return _s3_store(location.bucket, _prefix(location.path.removesuffix("/"), uri), s3)
 
 
-def open_parent(uri: str, s3: S3Settings = _DEFAULTS) -> tuple[ObjectStore, str]:
+def open_parent(uri: str, s3: S3Settings = _DEFAULTS, *, where: str | None = None) -> tuple[ObjectStore, str]:
     """Return the store a single file is in, and the key of the file there.
 
     A local symbolic link is resolved first: the store is where the file really is, and the key its name there.
 
     Raises:
-        InputError: as `open_store`, or `uri` names no file: it ends in `/` or is only a bucket.
+        InputError: as `open_store`, or `uri` names no file: it ends in `/`, is only a bucket, or is a link to itself.
     """
-    location = _parse(uri)
-    if uri.endswith("/"):
-        raise InputError("a file is needed here, this is a directory", value=uri, allowed=_ALLOWED)
-    if isinstance(location, Path):
-        real = location.resolve()
-        return LocalStore(real.parent), _key(real.name, uri)
-    above, _, name = location.path.rpartition("/")
-    return _s3_store(location.bucket, _prefix(above, uri), s3), _key(name, uri)
+    with _at(where):
+        location = _parse(uri)
+        if uri.endswith("/"):
+            raise InputError("a file is needed here, this is a directory", value=uri, allowed=_ALLOWED)
+        if isinstance(location, Path):
+            real = _resolved(location, uri)
+            return LocalStore(real.parent), _key(real.name, uri)
+        above, _, name = location.path.rpartition("/")
+        return _s3_store(location.bucket, _prefix(above, uri), s3), _key(name, uri)
+
+
+@contextmanager
+def _at(where: str | None) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        error.where = error.where or where
+        raise
 
 
 def _parse(uri: str) -> Path | _S3Location:
@@ -68,7 +81,19 @@ def _local(path: str, uri: str) -> Path:
     if not path.strip() or "\0" in path:
         fault = "a location with a NUL in it" if path.strip() else "an empty location"
         raise InputError(fault, value=uri, allowed=_ALLOWED)
-    return Path(path).expanduser()
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError("there is no such user, so no such home directory", value=uri, allowed=_ALLOWED) from None
+
+
+def _resolved(path: Path, uri: str) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError:
+        raise InputError(
+            "this path cannot be followed: its links go in a circle", value=uri, allowed=_ALLOWED
+        ) from None
 
 
 def _path_of_file_uri(rest: str, uri: str) -> str:

@@ -1,6 +1,6 @@
 """How to reach an S3 server. Holds no credentials: those are found the usual AWS way."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 from urllib.parse import SplitResult, urlsplit
 
@@ -28,6 +28,10 @@ class S3Settings:
     patience_s: float = 60.0
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 60.0
+
+    def impatient(self) -> "S3Settings":
+        """The same server, for the first contact: one that cannot be reached is told about in seconds."""
+        return replace(self, max_attempts=3, patience_s=0, connect_timeout_s=min(5.0, self.connect_timeout_s))
 
     def __post_init__(self) -> None:
         if self.endpoint_url is not None:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import ManifestError
+from pipeline.manifest.columns import check_storable
 from pipeline.manifest.read import read_rows
 from tests.manifest.files import opened, rows, write
 
@@ -74,6 +75,36 @@ def test_numbers_are_not_widened_between_files(tmp_path: Path, one: pa.DataType,
     with pytest.raises(ManifestError, match=r"column x has another type than in a\.parquet") as caught:
         opened(tmp_path)
     assert (caught.value.where, caught.value.value, caught.value.allowed) == ("b.parquet", repr(str(other)), str(one))
+
+
+def test_an_extra_column_that_parquet_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="span") as caught:
+        check_storable("span", pa.month_day_nano_interval(), "m.parquet")
+    assert (caught.value.where, caught.value.value) == ("m.parquet", "'month_day_nano_interval'")
+
+
+@pytest.mark.parametrize("name", ["evaluations", "task_id", "manifest_row", "part_id"])
+def test_an_extra_column_with_a_name_of_our_own(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "m.parquet", {"prompt": ["a"], name: ["x"]})
+    with pytest.raises(ManifestError, match=name):
+        opened(path)
+
+
+@pytest.mark.parametrize(
+    "column", [pa.array([[1], None], pa.list_view(pa.int8())), pa.array([1, None], pa.duration("s"))]
+)
+def test_extra_columns_of_rare_types_travel(tmp_path: Path, column: pa.Array) -> None:
+    read = rows(opened(write(tmp_path / "m.parquet", {"prompt": ["a", "b"], "x": column})))
+    assert [row["x"] for row in read] == column.to_pylist()
+
+
+@pytest.mark.parametrize("uri", ["loop", "~nosuchuser/x", "~nosuchuser/*.parquet"])
+def test_paths_that_cannot_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ManifestError) as caught:
+        opened(uri)
+    assert caught.value.where == "manifest"
 
 
 @pytest.mark.parametrize("columns", [{"a": "prompt", "b": "prompt"}, {"a": "steps", "b": "num_inference_steps"}])

@@ -134,6 +134,31 @@ def test_bad_locations(uri: str, says: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("uri", ["gs://x/y", "~nosuchuser/x", "s3://b/x", ""])
+def test_a_bad_location_says_where_it_was_given(uri: str) -> None:
+    with pytest.raises(InputError) as caught:
+        open_store(uri, where="output.uri")
+    assert caught.value.where == "output.uri"
+    with pytest.raises(InputError) as caught:
+        open_parent(uri, where="manifest")
+    assert (caught.value.where, bool(caught.value.allowed)) == ("manifest", True)
+
+
+def test_links_that_go_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match="circle"):
+        open_parent(str(tmp_path / "loop"))
+    with pytest.raises(StoreError):
+        open_store(str(tmp_path / "loop")).check_writable()
+
+
+def test_the_first_contact_is_impatient() -> None:
+    settings = S3Settings(endpoint_url="http://127.0.0.1:9", region="here", read_timeout_s=7)
+    first = settings.impatient()
+    assert (first.endpoint_url, first.region, first.read_timeout_s) == ("http://127.0.0.1:9", "here", 7)
+    assert (first.max_attempts, first.patience_s) == (3, 0)
+
+
 @pytest.mark.parametrize("uri", ["dir/", "s3://bucket", "s3://bucket/"])
 def test_a_location_that_names_no_file(uri: str) -> None:
     with pytest.raises(InputError):

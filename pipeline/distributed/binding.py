@@ -1,0 +1,107 @@
+"""What an output is bound to: the model's files, and the run that its first launch writes and all others obey."""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pipeline
+from pipeline.distributed.report import Tell
+from pipeline.distributed.spec import Device, Pool
+from pipeline.model.facts import check_weights, weights_dtype
+from pipeline.model.fingerprint import DigestCache, fingerprint
+from pipeline.model.resolve import ModelSource
+from pipeline.model.rows import auto_rows
+from pipeline.output.run import NumericsProfile, Run, check_same_pixels, numerics_warnings, read_run, write_run
+from pipeline.prepare import Prepared, library_versions
+from pipeline.storage.base import ObjectStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """A model found on this machine."""
+
+    source: ModelSource
+    """Pinned: any machine finds the same files by it."""
+    folder: Path
+    fingerprint: str
+
+
+def find_model(prepared: Prepared, known: Run | None, cache_folder: Path, tell: Tell) -> ModelFiles:
+    """Find and hash the model. The run's own revision is kept: a branch of the Hub may have moved since."""
+    source = prepared.source
+    if known is not None and source.revision is None and source.model_id == known.model_id:
+        source = replace(source, revision=known.model_revision)
+    source = source.pinned()
+    folder = source.folder()
+    check_weights(folder)
+    digest = fingerprint(folder, DigestCache(cache_folder), source.lora_files(), lambda name: tell(f"hashing {name}"))
+    return ModelFiles(source=source, folder=folder, fingerprint=digest)
+
+
+def check_run(known: Run, prepared: Prepared, model: ModelFiles, store: ObjectStore) -> None:
+    """``RunMismatchError`` if pictures of this job would be made by other settings than those of the run."""
+    wanted = prepared.job.model.dtype
+    dtype = known.constants.dtype if wanted == "auto" else wanted
+    check_same_pixels(known, prepared.constants(model.fingerprint, dtype), store.uri)
+
+
+def bind(
+    store: ObjectStore,
+    known: Run | None,
+    prepared: Prepared,
+    model: ModelFiles,
+    pool: Pool,
+    device: Device,
+    tell: Tell,
+) -> Run:
+    """The run at this output: the known one, with a warning where this launch computes otherwise, else a new one.
+
+    Raises ``RunMismatchError`` if another launch has bound the output meanwhile, to other settings.
+    """
+    dtype = known.constants.dtype if known else _dtype(prepared, model.folder, pool)
+    numerics = _numerics(known, prepared, pool, device, dtype)
+    if known is not None:
+        for warning in numerics_warnings(known, numerics):
+            tell(f"warning: {warning}")
+        return replace(known, numerics=numerics)
+    run = Run(
+        model_id=prepared.source.model_id,
+        model_revision=model.source.revision,
+        constants=prepared.constants(model.fingerprint, dtype),
+        numerics=numerics,
+        job=prepared.job.model_dump(mode="json"),
+        created_at=datetime.now(UTC).isoformat(),
+        darkroom_version=pipeline.__version__,
+    )
+    write_run(store, run)
+    written = read_run(store)
+    assert written is not None
+    check_same_pixels(written, run.constants, store.uri)
+    return replace(written, numerics=numerics)
+
+
+def _numerics(known: Run | None, prepared: Prepared, pool: Pool, device: Device, dtype: str) -> NumericsProfile:
+    """How this launch computes: as the job says, else as when the run began, else by default."""
+    rows, compiled = prepared.job.render.rows, prepared.job.render.compile
+    if rows == "auto":
+        rows = known.numerics.rows if known else auto_rows(prepared.axes.sizes, dtype, device.memory_bytes)
+    if compiled == "auto":
+        compiled = known.numerics.compiled if known else bool(pool.gpus)
+    return NumericsProfile(
+        rows=rows,
+        compiled=compiled,
+        threads=pool.cpus,
+        device=device.name,
+        versions=library_versions(),
+    )
+
+
+def _dtype(prepared: Prepared, folder: Path, pool: Pool) -> str:
+    """``auto`` is resolved once, when the run starts; it never looks at the kind of GPU."""
+    wanted = prepared.job.model.dtype
+    if wanted != "auto":
+        return wanted
+    if not pool.gpus:
+        return "float32"
+    stored = weights_dtype(folder)
+    return stored if stored != "float32" else "bfloat16"

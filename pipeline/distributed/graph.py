@@ -1,0 +1,132 @@
+"""The Ray Data graph of one wave: from planned shards to outcome rows, and what the cluster has for it."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+
+import pyarrow as pa
+import ray
+import torch
+from ray.data import ActorPoolStrategy, DataContext
+
+from pipeline.distributed.shards import ShardPlan, ShardSource
+from pipeline.distributed.spec import Device, Pool, WorkerSpec
+from pipeline.distributed.worker import RenderWorker
+from pipeline.errors import DarkroomError, JobBrokenError
+from pipeline.identity import IdSet
+
+PLANNING_CPUS = 2
+"""Logical CPUs a local Ray gets on top, so that planning never waits for a worker to end."""
+
+
+def connect(address: str | None) -> None:
+    """Join the cluster at ``address``, or start a Ray of our own on this machine's loopback."""
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Ray Data's advice on pool and block sizes; ours follow from the plan.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.data\.")
+    if ray.is_initialized():
+        return
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address is not None:
+            ray.init(address=address, **quiet)
+            return
+        ray.init(
+            address="local",
+            num_cpus=(os.cpu_count() or 1) + PLANNING_CPUS,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            **quiet,
+        )
+    except (ray.exceptions.RayError, ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
+        raise JobBrokenError(f"Ray at {address or 'this machine'} cannot be used: {error}") from error
+
+
+def cluster_gpus() -> float:
+    """GPUs of the cluster as it is now."""
+    return float(ray.cluster_resources().get("GPU", 0))
+
+
+def cluster_cpus() -> int:
+    """CPUs for workers: those of the cluster less what planning needs."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)) - PLANNING_CPUS)
+
+
+def device_of(pool: Pool) -> Device:
+    """What the pool's workers compute on, asked of a GPU of the cluster: the driver may have none."""
+    if not pool.gpus:
+        return Device(name="cpu", memory_bytes=None)
+    try:
+        name, memory_bytes = ray.get(ray.remote(num_gpus=pool.gpus, num_cpus=0)(_describe_gpu).remote())
+    except ray.exceptions.RayError as error:
+        raise _ours(error) from error
+    return Device(name=name, memory_bytes=memory_bytes)
+
+
+def _describe_gpu() -> tuple[str, int]:
+    if not torch.cuda.is_available():
+        raise JobBrokenError("Ray counts a GPU that torch cannot use: is a CUDA build of torch installed there?")
+    properties = torch.cuda.get_device_properties(0)
+    return properties.name, properties.total_memory
+
+
+def cluster_summary() -> str:
+    """What the cluster has and what of it is free, for people."""
+    total, free = ray.cluster_resources(), ray.available_resources()
+    return ", ".join(
+        f"{free.get(kind, 0):g} of {total[kind]:g} {kind}s free" for kind in ("CPU", "GPU") if kind in total
+    )
+
+
+def run_wave(
+    plan: ShardPlan, images_per_row: int, committed: IdSet, spec: WorkerSpec, pool: Pool
+) -> Iterator[pa.Table]:
+    """Render what is planned and not committed; yields outcome tables (``OUTCOME_COLUMNS``) as shards are committed.
+
+    Raises our own errors as the workers raised them, ``JobBrokenError`` for what Ray reports.
+    """
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = 0
+    context.raise_original_map_exception = True
+    context.execution_no_progress_timeout_s = -1
+    context.max_consecutive_actor_init_deaths = max(10, pool.workers)
+    context.execution_options.preserve_order = False
+    source = ShardSource(plan, images_per_row, ray.put(committed))
+    reserved = {"num_gpus": pool.gpus} if pool.gpus else {"num_cpus": pool.cpus}
+    outcomes = (
+        ray.data.read_datasource(source)
+        .repartition(target_num_rows_per_block=1)
+        .map_batches(
+            RenderWorker,
+            fn_constructor_args=(spec,),
+            batch_size=1,
+            batch_format="pyarrow",
+            # One shard runs while the next waits inside the same actor; Ray Data restarts dead actors without end.
+            compute=ActorPoolStrategy(
+                size=pool.workers, max_tasks_in_flight_per_actor=2, max_concurrent_calls_per_actor=2
+            ),
+            **reserved,
+        )
+    )
+    try:
+        yield from outcomes.iter_batches(batch_size=None, batch_format="pyarrow")
+    except ray.exceptions.RayError as error:
+        raise _ours(error) from error
+
+
+def _ours(error: BaseException) -> DarkroomError:
+    """Our own error inside Ray's wrapping, else what a worker raised first."""
+    cause: BaseException | None = error
+    innermost = error
+    while cause is not None:
+        # Ray's wrapper of a remote error is also an instance of that error's class, with a traceback as its text.
+        if isinstance(cause, DarkroomError) and not isinstance(cause, ray.exceptions.RayError):
+            return cause
+        innermost = cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    if isinstance(innermost, ray.exceptions.RayError):
+        return JobBrokenError(f"Ray gave up: {str(innermost).strip().splitlines()[-1]}")
+    return JobBrokenError(f"a worker failed: {type(innermost).__name__}: {innermost}")

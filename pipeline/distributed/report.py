@@ -1,0 +1,44 @@
+"""What a launch tells while it runs and at its end, as values: this module loads neither torch nor Ray."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.output.finalize import Finalized
+from pipeline.planning.amount import Amount
+
+Tell = Callable[[str], None]
+"""Takes a sentence for people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a launch is; counts are of this launch."""
+
+    total: Amount
+    ok: int = 0
+    failed: int = 0
+    evaluations: int = 0
+
+    @property
+    def images(self) -> int:
+        return self.ok + self.failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a launch did."""
+
+    output_uri: str
+    already_failed: int
+    """Tasks of the run that earlier launches committed as failed; they are not tried again."""
+    ok: int
+    failed: int
+    failures: tuple[dict[str, object], ...]
+    """The first failed rows of this launch."""
+    rejected_rows: int
+    workers: int
+    model_loads: int
+    elapsed_s: float
+    images_per_s: float | None
+    """Over the waves, the loading of models included; None when nothing was rendered."""
+    finalized: Finalized

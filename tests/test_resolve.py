@@ -1,0 +1,103 @@
+"""What the job file calls a model, found and pinned; the Hub itself is not asked here."""
+
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ModelError
+from pipeline.model.resolve import BUILT_IN, LoraSource, ModelSource, hub_patterns
+
+XL_INDEX = {
+    "_class_name": "StableDiffusionXLPipeline",
+    "_diffusers_version": "0.19.0",
+    "force_zeros_for_empty_prompt": True,
+    "feature_extractor": [None, None],
+    "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+    "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+@pytest.fixture
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "style.safetensors").write_bytes(b"")
+    return tmp_path
+
+
+def test_a_folder_travels_by_its_absolute_path(in_folder: Path) -> None:
+    loras = (LoraSource(lora_id="style.safetensors", weight=0.5), LoraSource(lora_id="."))
+    pinned = ModelSource(model_id="models/mine", loras=loras).pinned()
+    assert pinned.model_id == str(in_folder / "models" / "mine")
+    assert pinned.revision is None
+    files = [in_folder / "style.safetensors"] * 2
+    assert [lora.lora_id for lora in pinned.loras] == [str(files[0]), str(in_folder)]
+    assert pinned.lora_files() == tuple(zip(files, [0.5, 1.0], strict=True))
+    assert pinned.pinned() == pinned
+
+
+def test_a_folder_of_the_hubs_cache_is_a_folder(in_folder: Path) -> None:
+    folder = in_folder / "snapshots" / "0123abc"
+    folder.mkdir(parents=True)
+    pinned = ModelSource(model_id="snapshots/0123abc").pinned()
+    assert (pinned.model_id, pinned.revision) == (str(folder), None)
+    assert pinned.folder() == folder
+
+
+def test_the_built_in_model_is_that_of_each_machine() -> None:
+    source = ModelSource(model_id="shapes")
+    assert source.pinned() == source
+    assert source.folder() == BUILT_IN["shapes"]
+
+
+@pytest.mark.parametrize("model_id", ["shapes", "models/mine"])
+def test_a_revision_of_what_has_none_is_refused(in_folder: Path, model_id: str) -> None:
+    with pytest.raises(ModelError, match="only models of the Hub") as caught:
+        ModelSource(model_id=model_id, revision="main").pinned()
+    assert (caught.value.where, caught.value.value) == ("model.revision", "'main'")
+
+
+@pytest.mark.parametrize("name", ["./nothing", "~nosuchuser/x", "x" * 5000, "a/b/c", "loop"])
+def test_what_is_nowhere(in_folder: Path, name: str) -> None:
+    (in_folder / "loop").symlink_to("loop")
+    with pytest.raises(ModelError, match="no such model"):
+        ModelSource(model_id=name).folder()
+    with pytest.raises(ModelError, match="no such LoRA"):
+        LoraSource(lora_id=name).file()
+
+
+@pytest.mark.parametrize(
+    ("file", "fetched"),
+    [
+        ("model_index.json", True),
+        ("unet/config.json", True),
+        ("unet/diffusion_pytorch_model.safetensors", True),
+        ("unet/diffusion_pytorch_model-00001-of-00002.safetensors", True),
+        ("unet/diffusion_pytorch_model.safetensors.index.json", True),
+        ("tokenizer/merges.txt", True),
+        ("tokenizer/spiece.model", True),
+        ("scheduler/scheduler_config.json", True),
+        ("sd_xl_base_1.0.safetensors", False),
+        ("unet/diffusion_pytorch_model.fp16.safetensors", False),
+        ("unet/diffusion_pytorch_model.bin", False),
+        ("safety_checker/model.safetensors", False),
+        ("image_encoder/config.json", False),
+        ("feature_extractor/preprocessor_config.json", False),
+        ("vae_1_0/diffusion_pytorch_model.safetensors", False),
+        ("README.md", False),
+    ],
+)
+def test_what_is_fetched_of_the_hub(file: str, fetched: bool) -> None:
+    wanted = hub_patterns(XL_INDEX, ("json", "safetensors", "txt", "model"))
+    left_out = ["*.*.safetensors"]
+    assert (any(fnmatch(file, p) for p in wanted) and not any(fnmatch(file, p) for p in left_out)) == fetched
+
+
+def test_facts_need_json_only() -> None:
+    assert hub_patterns(XL_INDEX, ("json",))[:2] == ["model_index.json", "scheduler/*.json"]

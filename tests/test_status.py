@@ -1,0 +1,82 @@
+"""What ``darkroom status`` says of a run, on a real directory with committed parts."""
+
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.options import s3_settings
+from jobs.status import open_run, status
+from pipeline.errors import InputError
+from pipeline.output.launch_note import LaunchNote, write_note
+from pipeline.output.run import RUN_FILE_VERSION
+from pipeline.rendering.results import Failed
+from pipeline.storage.base import ObjectStore
+from pipeline.storage.local import LocalStore
+from tests.test_output import commit, failed, rendered, task
+
+LATER = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    constants = {"model_fingerprint": "f", "dtype": "float32", "scheduler_config": {}, "call": {}}
+    numerics = {"rows": 16, "compiled": False, "threads": 1, "device": "cpu", "versions": {}}
+    run = {
+        "version": RUN_FILE_VERSION, "model_id": "m", "model_revision": None, "constants": constants,
+        "numerics": numerics, "job": {}, "created_at": "", "darkroom_version": "0",
+    }  # fmt: skip
+    store = LocalStore(tmp_path)
+    store.put("_darkroom/run.json", json.dumps(run).encode())
+    return store
+
+
+def facts(store: ObjectStore, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    status(store.uri, as_json=True)
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def launched(store: ObjectStore, number: int, committed_before: int) -> None:
+    note = LaunchNote(launch_id=f"{number}", started_at="", planned=10, to_render=10, committed_before=committed_before)
+    write_note(store, note)
+
+
+def test_a_sweep_that_changed_between_launches(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> None:
+    launched(store, 1, committed_before=0)
+    commit(store, *map(rendered, range(1, 11)))
+    assert facts(store, capsys)["remaining"] == 0
+    launched(store, 2, committed_before=10)
+    assert facts(store, capsys)["remaining"] == 10
+    commit(store, *map(rendered, range(11, 16)))
+    assert facts(store, capsys)["remaining"] == 5
+    commit(store, *map(rendered, range(16, 26)))
+    assert facts(store, capsys)["remaining"] == 0, "two launches at once: never below"
+
+
+def test_reasons_add_up(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> None:
+    commit(store, rendered(1), failed(2), failed(3), failed(4))
+    commit(store, failed(2), rendered(3), at=LATER)
+    black = Failed(task=task(4), stage="decode", verdict="error", error="all zero")
+    commit(store, black, failed(5), at=LATER + timedelta(days=1))
+    found = facts(store, capsys)
+    assert (found["ok"], found["failed"]) == (2, 3)
+    assert found["failed_by_reason"] == {"nan_latents: decode: NaN: no": 2, "error: decode: all zero": 1}
+
+
+def test_many_reasons_still_add_up(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> None:
+    commit(store, *(Failed(task=task(n), stage="decode", verdict="error", error=f"{n}") for n in range(1, 31)))
+    reasons = facts(store, capsys)["failed_by_reason"]
+    assert len(reasons) == 21
+    assert reasons["other reasons"] == 10
+
+
+def test_an_unreachable_store_is_told_about_soon(s3_bucket: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(InputError, match="cannot be reached") as caught:
+        open_run(f"s3://{s3_bucket}/x", s3_settings("http://127.0.0.1:9", None))
+    assert caught.value.where == "OUTPUT"
+    assert time.monotonic() - began < 15
