@@ -22,7 +22,7 @@ GuidanceScales = Annotated[
 ]
 Steps = Annotated[str | None, typer.Option("--steps", help='sweep.num_inference_steps, such as "10,25"')]
 Schedulers = Annotated[str | None, typer.Option("--schedulers", help='sweep.schedulers, such as "ddim,euler"')]
-Sizes = Annotated[str | None, typer.Option("--sizes", help='sweep.sizes, such as "128x128,192x128"')]
+Sizes = Annotated[str | None, typer.Option("--sizes", help='sweep.sizes, such as "96x96,128x96"')]
 Output = Annotated[str | None, typer.Option("--output", "-o", help="output.uri: local path or s3://bucket/prefix")]
 SkipBadRows = Annotated[
     bool, typer.Option("--skip-bad-rows", help="Go on without the manifest rows that cannot be used.")

@@ -209,7 +209,7 @@ def bad_job(folder: Path, text: str) -> str:
         (["--manifest", "nocolumn.parquet"], "no prompt column"),
         (["--manifest", "null.parquet"], "null prompt"),
         (["--manifest", "reserved.parquet"], "Darkroom's own metadata"),
-        (["--manifest", "m.parquet", "--sizes", "100x128"], "does not fit the model"),
+        (["--manifest", "m.parquet", "--sizes", "98x96"], "does not fit the model"),
         (["--manifest", "m.parquet", "--set", "sweep.guidance_scals=3"], "did you mean 'guidance_scales'"),
         (["--manifest", "m.parquet", "--model", "./nowhere"], "no such model"),
         (["--manifest", "m.parquet", "--seeds", "x"], "sweep.seeds"),

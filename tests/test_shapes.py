@@ -18,7 +18,7 @@ MAX_BYTES = 16_000_000
 def test_the_judge_reads_drawings() -> None:
     colours, shapes = judge_of_drawings(400)
     assert colours == 1.0
-    assert shapes > 0.98
+    assert shapes > 0.99
 
 
 def test_the_judge_is_not_pleased_by_noise() -> None:
@@ -39,12 +39,12 @@ def test_held_out_triples_are_never_trained_but_their_pairs_are() -> None:
 
 def test_facts_of_the_model() -> None:
     facts = read_facts(BUILT_IN["shapes"])
-    assert (facts.size_factor, facts.native_size, facts.scheduler) == (8, (128, 128), "ddim")
+    assert (facts.size_factor, facts.native_size, facts.scheduler) == (4, (96, 96), "ddim")
     assert weights_dtype(BUILT_IN["shapes"]) == "float16"
     assert sum(path.stat().st_size for path in BUILT_IN["shapes"].rglob("*") if path.is_file()) <= MAX_BYTES
 
 
-def test_it_draws_the_colours_it_is_told() -> None:
+def test_it_draws_what_it_is_told() -> None:
     """A few held-out prompts; ``python -m benchmarks.shapes_accuracy`` prints the whole table."""
     scenes = held_out_prompts(42)[::3]
     engine = Engine(load_model(BUILT_IN["shapes"], dtype="float32", device="cpu"), 16)
@@ -53,13 +53,15 @@ def test_it_draws_the_colours_it_is_told() -> None:
             task_id=str(number),
             recipe=Recipe(
                 prompt=plain_caption(scene), negative_prompt=None, seed=number, guidance_scale=2.0,
-                num_inference_steps=12, scheduler="ddim", width=128, height=128,
+                num_inference_steps=12, scheduler="ddim", width=96, height=96,
             ),
         )
         for number, scene in enumerate(scenes)
     ]  # fmt: skip
-    right = 0
+    colours = shapes = 0
     for outcome in engine.render(tasks):
         assert isinstance(outcome, Rendered)
-        right += judge(outcome.pixels, scenes[int(outcome.task.task_id)])[0]
-    assert right >= 0.75 * len(scenes)
+        colour, shape = judge(outcome.pixels, scenes[int(outcome.task.task_id)])
+        colours, shapes = colours + colour, shapes + shape
+    assert colours >= 0.9 * len(scenes)
+    assert shapes >= 0.8 * len(scenes)

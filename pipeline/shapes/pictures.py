@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-PICTURE_SIZE_PX = 128
+PICTURE_SIZE_PX = 96
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 
@@ -28,7 +28,7 @@ PALETTE: dict[str, tuple[int, int, int]] = {
 }
 
 # Size as the circumscribed radius over half the picture; position as the centre's offset in the same unit.
-SIZES: dict[str, tuple[float, float]] = {"small": (0.34, 0.44), "": (0.46, 0.66), "large": (0.68, 0.80)}
+SIZES: dict[str, tuple[float, float]] = {"small": (0.36, 0.42), "": (0.54, 0.62), "large": (0.74, 0.82)}
 POSITIONS: dict[str, tuple[int, int]] = {"": (0, 0), "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
 
 _SUPERSAMPLING = 3
@@ -130,12 +130,12 @@ def draw(scene: Scene, random: Random, size_px: int = PICTURE_SIZE_PX) -> NDArra
         radius *= 0.9
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=fill, width=round(radius * 0.42))
     else:
-        pen.polygon(_outline(scene.shape, x, y, radius, random.uniform(-0.2, 0.2)), fill=fill)
+        pen.polygon(_outline(scene.shape, x, y, radius, random.uniform(-0.08, 0.08)), fill=fill)
     return np.asarray(image.resize((size_px, size_px), Image.Resampling.BOX))
 
 
 def _offset(direction: int, random: Random) -> float:
-    return direction * random.uniform(0.7, 1.0) if direction else random.uniform(-0.3, 0.3)
+    return direction * random.uniform(0.8, 1.0) if direction else random.uniform(-0.12, 0.12)
 
 
 def _shade(colour: tuple[int, int, int], random: Random) -> tuple[int, int, int]:

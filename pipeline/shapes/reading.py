@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from pipeline.shapes.pictures import PALETTE, SHAPES, outline_radii
 
 _ANGLES = 90
+_JUDGED_SIZE_PX = 192
 _CLEARLY_APART = 40.0
 """Distance in RGB at which two colours of the palette are different things."""
 _TOLERANCE = 0.075
@@ -28,7 +29,7 @@ class Reading:
 
 def read_picture(pixels: NDArray[np.uint8]) -> Reading:
     """What (height, width, 3) RGB 0..255 shows."""
-    picture = pixels.astype(np.float64)
+    picture = _enlarged(pixels).astype(np.float64)
     border = np.concatenate([picture[:3].reshape(-1, 3), picture[-3:].reshape(-1, 3), picture[:, :3].reshape(-1, 3)])
     ground = np.median(border, axis=0)
     mask = np.linalg.norm(picture - ground, axis=2) > _CLEARLY_APART
@@ -41,6 +42,13 @@ def read_picture(pixels: NDArray[np.uint8]) -> Reading:
     if not 0.01 < mask.mean() < 0.7:
         return Reading(shape=None, colour=None, background=background)
     return Reading(shape=_nearest_shape(mask), colour=_nearest_colour(thing), background=background)
+
+
+def _enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Small pictures grown, so that an outline's place is known to less than a pixel."""
+    factor = math.ceil(_JUDGED_SIZE_PX / min(pixels.shape[:2]))
+    size = (pixels.shape[1] * factor, pixels.shape[0] * factor)
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
 
 
 def _nearest_colour(colour: NDArray[np.float64]) -> str:
