@@ -37,7 +37,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The S3 server of the tests has an environment of its own, made once.
 test: lint
+	$(BIN)/python -m tests.servers.swift_install
 	$(BIN)/python -m pytest -q
 
 shapes-accuracy: setup

@@ -29,9 +29,9 @@ def change(path: Path, **keys: Any) -> None:
 
 def test_sizes(folder: Path) -> None:
     change(folder / "unet" / "config.json", sample_size=[16, 24])
-    assert read_facts(folder).native_size == (192, 128)
+    assert read_facts(folder).native_size == (96, 64)
     change(folder / "unet" / "config.json", sample_size=None)
-    assert read_facts(folder).native_size == (512, 512)
+    assert read_facts(folder).native_size == (256, 256)
     change(folder / "vae" / "config.json", block_out_channels=None)
     assert read_facts(folder).size_factor == 8
 

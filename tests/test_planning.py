@@ -448,7 +448,7 @@ def test_plan_refuses_the_run_that_render_refuses(tmp_path: Path) -> None:
     )
     check_run(run, prepared, "out")
     facts = describe(prepared, Figures(run=run, whole=prepared.count.amount, to_render=prepared.count.amount))
-    assert (facts["dtype"], facts["images_committed"], facts["raw_bytes"]) == ("float16", 0, 128 * 128 * 3)
+    assert (facts["dtype"], facts["images_committed"], facts["raw_bytes"]) == ("float16", 0, 96 * 96 * 3)
     model = prepared.job.model.model_copy(update={"dtype": "float32"})
     float32 = prepared.job.model_copy(update={"model": model})
     with pytest.raises(RunMismatchError, match="dtype: the run has 'float16', this job 'float32'"):

@@ -34,7 +34,8 @@ def find_model(prepared: Prepared, known: Run | None, cache_folder: Path, tell: 
     source = source.pinned()
     folder = source.folder()
     check_weights(folder)
-    digest = fingerprint(folder, DigestCache(cache_folder), source.lora_files(), lambda name: tell(f"hashing {name}"))
+    tell(f"checking the files of {source.model_id}")
+    digest = fingerprint(folder, DigestCache(cache_folder), source.lora_files())
     return ModelFiles(source=source, folder=folder, fingerprint=digest)
 
 

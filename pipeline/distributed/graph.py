@@ -4,6 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pyarrow as pa
 import ray
@@ -33,15 +34,29 @@ def connect(address: str | None) -> None:
         if address is not None:
             ray.init(address=address, **quiet)
             return
-        ray.init(
-            address="local",
-            num_cpus=(os.cpu_count() or 1) + PLANNING_CPUS,
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            **quiet,
-        )
+        with _core_silenced():
+            ray.init(
+                address="local",
+                num_cpus=(os.cpu_count() or 1) + PLANNING_CPUS,
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
     except (ray.exceptions.RayError, ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
         raise JobBrokenError(f"Ray at {address or 'this machine'} cannot be used: {error}") from error
+
+
+@contextmanager
+def _core_silenced() -> Iterator[None]:
+    """Ray's core writes to the terminal past Python while it starts; what goes wrong is an exception all the same."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def cluster_gpus() -> float:

@@ -1,7 +1,7 @@
 """Which model exactly: a digest over the files that are loaded."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b, file_digest
 from pathlib import Path
 
@@ -67,20 +67,14 @@ def fingerprint(
     folder: Path,
     cache: DigestCache,
     loras: Iterable[tuple[Path, float]] = (),
-    progress: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """blake2b-128 over (relative path, SHA-256) of the loaded files, then (SHA-256, weight) of LoRAs; 32 hex digits.
-
-    ``progress`` is told the name of each file before it is hashed.
-    """
+    """blake2b-128 over (relative path, SHA-256) of the loaded files, then (SHA-256, weight) of LoRAs; 32 hex digits."""
     digest = blake2b(digest_size=16, person=b"darkroom.model.1")
     try:
         for path in loaded_files(folder):
             name = path.relative_to(folder).as_posix()
-            progress(name)
             digest.update(f"{name}\0{cache.sha256(path)}\n".encode())
         for path, weight in loras:
-            progress(path.name)
             digest.update(f"lora\0{cache.sha256(path)}\0{weight!r}\n".encode())
     except OSError as error:
         raise ModelError(f"a file of the model cannot be read: {error.strerror}", where=str(error.filename)) from None
