@@ -12,7 +12,6 @@ Every axis accepts one value or a list. Number axes also accept
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, TypeGuard, TypeVar
 
@@ -31,18 +30,6 @@ _SIZE = re.compile(r"\s*(\d{1,9})\s*x\s*(\d{1,9})\s*", re.ASCII | re.IGNORECASE)
 _RANGES_ALLOWED = (
     '{item}, a list of them, "first-last", "first-last (+step)", {{start, stop, step}} or {{start, stop, num}}'
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sweep:
-    """The axes of a job; None stands for the model's own default."""
-
-    seeds: tuple[int, ...] = (0,)
-    guidance_scales: tuple[float, ...] | None = None
-    num_inference_steps: tuple[int, ...] | None = None
-    schedulers: tuple[str, ...] | None = None
-    sizes: tuple[tuple[int, int], ...] | None = None
-    """(width, height) in px."""
 
 
 def parse_seeds(given: Any) -> tuple[int, ...]:

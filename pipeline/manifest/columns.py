@@ -61,9 +61,6 @@ BATCH_SCHEMA = pa.schema(
 )
 """What every batch of validated rows begins with; the manifest's extra columns follow. Null means the sweep's value."""
 
-OVERRIDES = ("seeds", "guidance_scale", "num_inference_steps", "scheduler", "width", "height")
-"""Batch columns whose non-null cells replace an axis of the sweep."""
-
 
 def checked_mapping(columns: Mapping[str, str]) -> dict[str, str]:
     """Their name → ours, with aliases resolved; ``ManifestError`` for targets that are not ours or given twice."""

@@ -6,7 +6,6 @@ LAUNCHES_PREFIX = "_darkroom/launches/"
 PARTS_PREFIX = "metadata/"
 METADATA_KEY = "metadata.parquet"
 FAILURES_KEY = "failures.parquet"
-CARD_KEY = "README.md"
 
 
 def image_key(task_id: str, file_sha256: str) -> str:
