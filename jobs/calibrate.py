@@ -6,6 +6,7 @@ import typer
 
 from jobs import options
 from pipeline.errors import InputError
+from pipeline.model.facts import resolved_dtype
 from pipeline.prepare import prepare
 
 
@@ -40,10 +41,9 @@ def calibrate(
     if device == "cpu":
         torch.set_num_threads(given.workers.cpus)
     name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {given.workers.cpus} thread(s)"
-    wanted = given.model.dtype
-    dtype = ("float32" if device == "cpu" else "bfloat16") if wanted == "auto" else wanted
     compiled = device == "cuda" if given.render.compile == "auto" else given.render.compile
     source = prepared.source.pinned()
+    dtype = resolved_dtype(given.model.dtype, source.folder(), gpus=device == "cuda")
     loaded = load_model(source.folder(), dtype=dtype, device=device, loras=source.lora_files(), compiled=compiled)
     for width, height in prepared.axes.sizes:
         typer.echo(f"{source.model_id}, {width}x{height} px, {dtype}{', compiled' if compiled else ''}, {name}")

@@ -7,16 +7,16 @@ from typing import Annotated, Any
 import typer
 
 from jobs import options
-from pipeline.errors import InputError, RunMismatchError, StoreError
+from pipeline.errors import InputError, StoreError
 from pipeline.identity import IdSet
 from pipeline.model.rows import CPU_ROWS
 from pipeline.output.index import load_index
-from pipeline.output.run import Run, check_same_pixels, read_run
+from pipeline.output.run import Run, read_run
 from pipeline.planning.amount import Amount
 from pipeline.planning.count import MAX_ROWS_COMPARED
 from pipeline.planning.shards import shard_count, shard_size
 from pipeline.planning.tasks import Space, planned_amount
-from pipeline.prepare import Prepared, numbered_batches, prepare, s3_settings, select
+from pipeline.prepare import Prepared, check_run, numbered_batches, prepare, s3_settings, select
 from pipeline.storage.location import open_store
 
 SHOWN_VALUES = 8
@@ -102,20 +102,6 @@ def _figures(prepared: Prepared, limit: int | None, sample: int | None) -> Figur
     selection = select(prepared, limit=limit, sample=sample)
     whole, missing = planned_amount(numbered_batches(prepared.manifest), space, selection, committed)
     return Figures(run=run, whole=whole, to_render=missing)
-
-
-def check_run(run: Run, prepared: Prepared, where: str) -> None:
-    """``RunMismatchError`` as ``render`` raises it, but that the model is known by its name: it is not hashed here."""
-    wanted = prepared.job.model
-    if run.model_id != prepared.source.model_id:
-        raise RunMismatchError(
-            f"this output holds a run of another model: the run has {run.model_id!r}, "
-            f"this job {prepared.source.model_id!r}",
-            where=where,
-            allowed="the run's own model, or another output.uri",
-        )
-    dtype = run.constants.dtype if wanted.dtype == "auto" else wanted.dtype
-    check_same_pixels(run, prepared.constants(run.constants.model_fingerprint, dtype), where)
 
 
 def describe(prepared: Prepared, figures: Figures) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from importlib.metadata import version
 import numpy as np
 
 from pipeline.config import Job
-from pipeline.errors import JobFileError
+from pipeline.errors import JobFileError, RunMismatchError
 from pipeline.identity import RunConstants
 from pipeline.manifest.check import CheckResult, rejection_error
 from pipeline.manifest.open import Manifest, Split, open_manifest
@@ -19,6 +19,7 @@ from pipeline.manifest.rules import RowRules
 from pipeline.manifest.verdicts import RejectedRow
 from pipeline.model.facts import ModelFacts, read_facts
 from pipeline.model.resolve import LoraSource, ModelSource
+from pipeline.output.run import Run, check_same_pixels
 from pipeline.output.schema import RESERVED
 from pipeline.planning.count import Count, count
 from pipeline.planning.grids import Axes, number_of_points
@@ -99,6 +100,23 @@ def prepare(job: Job, *, skip_bad_rows: bool = False) -> Prepared:
         rejected=tuple(rejections.first),
         rejected_rows=rejections.numbers(),
     )
+
+
+def check_run(run: Run, prepared: Prepared, where: str, model_fingerprint: str | None = None) -> None:
+    """``RunMismatchError`` if this job's pictures would be made by other settings than the run's.
+
+    Without a fingerprint, where nothing has been hashed, the model is known by its name.
+    """
+    wanted = prepared.job.model
+    if model_fingerprint is None and run.model_id != prepared.source.model_id:
+        raise RunMismatchError(
+            f"this output holds a run of another model: the run has {run.model_id!r}, "
+            f"this job {prepared.source.model_id!r}",
+            where=where,
+            allowed="the run's own model, or another output.uri",
+        )
+    dtype = run.constants.dtype if wanted.dtype == "auto" else wanted.dtype
+    check_same_pixels(run, prepared.constants(model_fingerprint or run.constants.model_fingerprint, dtype), where)
 
 
 def select(prepared: Prepared, *, limit: int | None, sample: int | None) -> Selection:

@@ -52,7 +52,9 @@ def wave(tmp_path: Path, local_ray: None) -> tuple[ShardPlan, WorkerSpec]:
     )  # fmt: skip
     space = Space(axes=prepared.axes, family=prepared.model.family, run_digest=b"\0" * 16)
     size = ShardSize(megapixel_evaluations=0.0, min_images=1, max_images=1)
-    return ShardPlan(manifest=prepared.manifest, space=space, selection=Selection(), size=size), spec
+    return ShardPlan(
+        manifest=prepared.manifest, space=space, selection=Selection(), size=size, picture_sizes=prepared.count.sizes
+    ), spec
 
 
 def outcomes(plan: ShardPlan, spec: WorkerSpec, pool: Pool) -> pa.Table:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.plan import Figures, check_run, describe
+from jobs.plan import Figures, describe
 from pipeline.config import Job, load_job
 from pipeline.errors import JobFileError, ManifestError, RunMismatchError
 from pipeline.identity import IdSet, RunConstants, ids_from_bytes, pack_point, part_id, task_id
@@ -32,7 +32,7 @@ from pipeline.planning.rows import Numbered
 from pipeline.planning.selection import Selection, first_tasks, sample_rows, sample_tasks
 from pipeline.planning.shards import ShardSize, cut, shard_count, shard_size
 from pipeline.planning.tasks import Space, plan_batch, planned_amount
-from pipeline.prepare import Prepared, numbered_batches, prepare, select
+from pipeline.prepare import Prepared, check_run, numbered_batches, prepare, select
 from pipeline.schedulers import evaluations
 
 Cells = list[dict[str, Any]]

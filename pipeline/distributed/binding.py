@@ -7,7 +7,7 @@ from pathlib import Path
 import pipeline
 from pipeline.distributed.report import Tell
 from pipeline.distributed.spec import Device, Pool
-from pipeline.model.facts import check_weights, weights_dtype
+from pipeline.model.facts import check_weights, resolved_dtype
 from pipeline.model.fingerprint import DigestCache, fingerprint
 from pipeline.model.resolve import ModelSource
 from pipeline.model.rows import auto_rows
@@ -39,13 +39,6 @@ def find_model(prepared: Prepared, known: Run | None, cache_folder: Path, tell: 
     return ModelFiles(source=source, folder=folder, fingerprint=digest)
 
 
-def check_run(known: Run, prepared: Prepared, model: ModelFiles, store: ObjectStore) -> None:
-    """``RunMismatchError`` if pictures of this job would be made by other settings than those of the run."""
-    wanted = prepared.job.model.dtype
-    dtype = known.constants.dtype if wanted == "auto" else wanted
-    check_same_pixels(known, prepared.constants(model.fingerprint, dtype), store.uri)
-
-
 def bind(
     store: ObjectStore,
     known: Run | None,
@@ -59,7 +52,8 @@ def bind(
 
     Raises ``RunMismatchError`` if another launch has bound the output meanwhile, to other settings.
     """
-    dtype = known.constants.dtype if known else _dtype(prepared, model.folder, pool)
+    wanted = prepared.job.model.dtype
+    dtype = known.constants.dtype if known else resolved_dtype(wanted, model.folder, gpus=bool(pool.gpus))
     numerics = _numerics(known, prepared, pool, device, dtype)
     if known is not None:
         for warning in numerics_warnings(known, numerics):
@@ -95,14 +89,3 @@ def _numerics(known: Run | None, prepared: Prepared, pool: Pool, device: Device,
         device=device.name,
         versions=library_versions(),
     )
-
-
-def _dtype(prepared: Prepared, folder: Path, pool: Pool) -> str:
-    """``auto`` is resolved once, when the run starts; it never looks at the kind of GPU."""
-    wanted = prepared.job.model.dtype
-    if wanted != "auto":
-        return wanted
-    if not pool.gpus:
-        return "float32"
-    stored = weights_dtype(folder)
-    return stored if stored != "float32" else "bfloat16"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pipeline
-from pipeline.distributed.binding import ModelFiles, bind, check_run, find_model
+from pipeline.distributed.binding import ModelFiles, bind, find_model
 from pipeline.distributed.report import Progress, Report, Tell
 from pipeline.distributed.spec import Pool, WorkerSpec
 from pipeline.errors import JobFileError, OutputError, StoreError
@@ -21,7 +21,7 @@ from pipeline.output.run import Run, read_run
 from pipeline.planning.amount import Amount
 from pipeline.planning.selection import Selection
 from pipeline.planning.tasks import Space, planned_amount
-from pipeline.prepare import Prepared, numbered_batches, s3_settings, select
+from pipeline.prepare import Prepared, check_run, numbered_batches, s3_settings, select
 from pipeline.storage.base import ObjectStore
 from pipeline.storage.location import open_store
 
@@ -55,7 +55,7 @@ def launch(prepared: Prepared, options: LaunchOptions, tell: Tell, on_progress: 
     if known is not None and not len(index.all()):
         known = None  # nothing was made by those settings
     if known is not None:
-        check_run(known, prepared, model, store)
+        check_run(known, prepared, store.uri, model.fingerprint)
     selection = select(prepared, limit=options.limit, sample=options.sample)
     work = _work(prepared, known, selection, index)
     waves = None

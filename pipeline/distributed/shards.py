@@ -11,7 +11,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from pipeline.manifest.open import Manifest, Split
 from pipeline.planning.selection import Selection
-from pipeline.planning.shards import ShardSize, cut
+from pipeline.planning.shards import PictureSize, ShardSize, cut, passes
 from pipeline.planning.tasks import Space, plan_batch
 from pipeline.prepare import numbered_batches
 
@@ -27,6 +27,8 @@ class ShardPlan:
     space: Space
     selection: Selection
     size: ShardSize
+    picture_sizes: tuple[PictureSize, ...]
+    """In the order in which they are rendered."""
 
 
 class ShardSource(Datasource):  # type: ignore[misc]  # Ray ships no types
@@ -45,19 +47,22 @@ class ShardSource(Datasource):  # type: ignore[misc]  # Ray ships no types
         rows = max(1, SHARDS_PER_READ * self._plan.size.max_images // max(1, self._images_per_row))
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return [
-            ReadTask(partial(_read, self._plan, split, self._committed), unknown)
+            ReadTask(partial(_read, self._plan, split, sizes, self._committed), unknown)
+            for sizes in passes(self._plan.picture_sizes)
             for split in self._plan.manifest.splits(rows)
         ]
 
 
-def _read(plan: ShardPlan, split: Split, committed_ref: "ray.ObjectRef") -> Iterator[pa.Table]:
+def _read(
+    plan: ShardPlan, split: Split, sizes: frozenset[PictureSize], committed_ref: "ray.ObjectRef"
+) -> Iterator[pa.Table]:
     committed = ray.get(committed_ref)
     tables = (
         table
         for numbered in numbered_batches(plan.manifest, split)
         for table in plan_batch(numbered, plan.space, plan.selection, committed)
     )
-    for shard in cut(tables, plan.size):
+    for shard in cut(tables, plan.size, sizes):
         yield pa.table({"shard": pa.array([pack(distinct(shard))], pa.large_binary())})
 
 

@@ -85,7 +85,13 @@ class Waves:
         work, images = self._work, self._work.prepared.job.render.shard_images
         slots = max(1, self._spec.rows // 2)
         size = shard_size(missing, self._pool.workers, slots, None if images == "auto" else images)
-        plan = ShardPlan(manifest=work.prepared.manifest, space=work.space, selection=work.selection, size=size)
+        plan = ShardPlan(
+            manifest=work.prepared.manifest,
+            space=work.space,
+            selection=work.selection,
+            size=size,
+            picture_sizes=work.prepared.count.sizes,
+        )
         silence = Timer(SILENCE_S, self._tell_of_silence)
         silence.daemon = True
         silence.start()

@@ -144,6 +144,16 @@ def weights_dtype(model_folder: Path) -> str:
     return _HEADER_DTYPES[name]
 
 
+def resolved_dtype(wanted: str, model_folder: Path, *, gpus: bool) -> str:
+    """What ``auto`` means: float32 without GPUs, else the weights' own half dtype, else bfloat16; of any GPU."""
+    if wanted != "auto":
+        return wanted
+    if not gpus:
+        return "float32"
+    stored = weights_dtype(model_folder)
+    return stored if stored != "float32" else "bfloat16"
+
+
 def check_weights(model_folder: Path) -> None:
     """Look for the weights of every component and the vocabulary of every tokenizer, without torch.
 

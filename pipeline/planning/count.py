@@ -33,6 +33,8 @@ class Count:
     """False when the manifest was too long to look for repeats."""
     overrides: tuple[str, ...]
     """Columns that replace an axis somewhere."""
+    sizes: tuple[tuple[int, int], ...]
+    """(width, height) in px of the pictures, those of the sweep included; the largest first."""
 
 
 def count(read: Callable[[], Iterable[Numbered]], axes: Axes, family: Family) -> Count:
@@ -41,10 +43,12 @@ def count(read: Callable[[], Iterable[Numbered]], axes: Axes, family: Family) ->
     hashes: list[Hashes] = []
     points_per_row: set[int] = set()
     overrides: dict[str, None] = {}
+    sizes = set(axes.sizes)
     for batch, _ in read():
         grids = grids_of(batch, axes, family)
         overrides.update(dict.fromkeys(present_overrides(batch)))
         points_per_row.update(np.unique(grids.counts()[grids.of_row]).tolist())
+        sizes.update((int(width), int(height)) for width, height in np.unique(grids.sizes.values, axis=0))
         total += amount_of_rows(grids)
         rows += batch.num_rows
         if rows <= MAX_ROWS_COMPARED:
@@ -64,4 +68,5 @@ def count(read: Callable[[], Iterable[Numbered]], axes: Axes, family: Family) ->
         repeats=found.tasks,
         compared=rows <= MAX_ROWS_COMPARED,
         overrides=tuple(overrides),
+        sizes=tuple(sorted(sizes, key=lambda size: (-size[0] * size[1], size))),
     )

@@ -2,8 +2,9 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,10 @@ WORKERS_PER_DRIVER_SECOND = 250
 LEASES_PER_WORKER = 4
 """In a small job a worker gets at least this many, so that none waits long for the last."""
 MAX_IMAGES = 1000
+MAX_PASSES = 8
+
+PictureSize = tuple[int, int]
+"""(width, height) in px"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +54,21 @@ def shard_count(amount: Amount, size: ShardSize) -> int:
     return math.ceil(amount.images / min(max(full, size.min_images, 1), size.max_images))
 
 
-def cut(tables: Iterable[pa.Table], size: ShardSize) -> Iterator[pa.Table]:
-    """Cut tables of planned tasks into shards, keeping their order within a picture size."""
-    pending: dict[tuple[int, int], list[pa.Table]] = defaultdict(list)
+def passes(sizes: Sequence[PictureSize]) -> list[frozenset[PictureSize]]:
+    """Picture sizes in groups, one pass over the manifest each, so that a worker seldom changes its batch's shape."""
+    edges = np.linspace(0, len(sizes), min(MAX_PASSES, len(sizes)) + 1).astype(int)
+    return [frozenset(sizes[start:stop]) for start, stop in pairwise(edges)]
+
+
+def cut(
+    tables: Iterable[pa.Table], size: ShardSize, sizes: Collection[PictureSize] | None = None
+) -> Iterator[pa.Table]:
+    """Cut tables of planned tasks into shards, keeping their order within a picture size; of these sizes, or of all."""
+    pending: dict[PictureSize, list[pa.Table]] = defaultdict(list)
     for table in tables:
         for key, part in _by_key(table):
+            if sizes is not None and key not in sizes:
+                continue
             waiting = pa.concat_tables([*pending.pop(key, []), part])
             *full, rest = _cut_one(waiting, size)
             yield from full
@@ -62,7 +77,7 @@ def cut(tables: Iterable[pa.Table], size: ShardSize) -> Iterator[pa.Table]:
         yield from (table for table in rest if table.num_rows)
 
 
-def _by_key(table: pa.Table) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+def _by_key(table: pa.Table) -> Iterator[tuple[PictureSize, pa.Table]]:
     sizes = pa.table({"width": table["width"], "height": table["height"]}).group_by(["width", "height"]).aggregate([])
     for width, height in zip(sizes["width"].to_pylist(), sizes["height"].to_pylist(), strict=True):
         here = pc.and_(pc.equal(table["width"], width), pc.equal(table["height"], height))

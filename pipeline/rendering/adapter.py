@@ -20,6 +20,7 @@ from torch import Tensor
 from pipeline.errors import RenderError
 from pipeline.model.family import Family
 from pipeline.recipe import Recipe
+from pipeline.rendering.compiled import Compiled
 from pipeline.rendering.timetables import build_scheduler
 from pipeline.schedulers import scheduler_of
 
@@ -74,7 +75,7 @@ class Adapter(ABC):
     @cached_property
     def denoiser(self) -> Any:
         """What is called at every step: the network, compiled or not."""
-        return torch.compile(self.network, dynamic=False) if self.compiled else self.network
+        return Compiled(self.network) if self.compiled else self.network
 
     def rows(self, recipe: Recipe) -> int:
         """Rows of the denoiser's batch: 2 (unconditional, conditional) when guided so, else 1."""

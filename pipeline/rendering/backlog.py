@@ -3,9 +3,10 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 
 from pipeline.recipe import Recipe, RenderTask
+from pipeline.schedulers import evaluations
 
 LOOKAHEAD = 64
 """Waiting tasks that are looked at beyond the first."""
@@ -34,9 +35,11 @@ class Pending:
 
 
 class Backlog:
-    """First in, first out, but for an odd row: a guided task that needs two lets unguided ones of its group pass.
+    """First in, first out, but for two things.
 
-    It lets as many pass as the batch has rows, then the row stays free until there are two: nobody starves.
+    The last tasks there are start longest first, so that the batch does not end with one long task alone in it. And a
+    guided task that needs two rows lets unguided ones of its group have an odd one: as many as the batch has rows,
+    then the row stays free until there are two, so that nobody starves.
     """
 
     def __init__(self, rows: int, rows_of: Callable[[Recipe], int]) -> None:
@@ -65,25 +68,40 @@ class Backlog:
 
     def take(self, free_rows: int, *, drained: bool) -> Pending | None:
         """The task that may start now; None where it must wait for rows, or for the batch to drain (``drained``)."""
-        if not self._waiting or (self.changes_key and not drained):
+        if not free_rows or not self._waiting or (self.changes_key and not drained):
             return None
-        head = self._waiting[0]
-        self.batch_key = head.batch_key
-        index = 0 if self._rows_of(head.task.recipe) <= free_rows else self._passing(free_rows)
-        if index is None:
-            return None
-        self._passed = self._passed + 1 if index else 0
-        taken = self._waiting[index]
-        del self._waiting[index]
-        return taken
-
-    def _passing(self, free_rows: int) -> int | None:
-        head = self._waiting[0]
-        if not free_rows or self._passed >= self._rows:
-            return None
-        for index, pending in enumerate(islice(self._waiting, LOOKAHEAD)):
-            if pending.group is not head.group or pending.batch_key != head.batch_key:
-                return None
-            if self._rows_of(pending.task.recipe) <= free_rows:
-                return index
+        self.batch_key = self._waiting[0].batch_key
+        index = self._next(free_rows)
+        if index is not None:
+            taken = self._waiting[index]
+            del self._waiting[index]
+            return taken
         return None
+
+    def _next(self, free_rows: int) -> int | None:
+        """Which waiting task starts: the first in turn that fits, if it may pass those before it."""
+        order = self._order()
+        for place, index in enumerate(order):
+            if self._rows_of(self._waiting[index].task.recipe) <= free_rows:
+                self._passed = self._passed + 1 if place else 0
+                return index
+            if self._passed >= self._rows:
+                return None
+        return None
+
+    def _order(self) -> Iterable[int]:
+        """Waiting tasks that may start, in turn: those of the first one's group and size, up to the lookahead."""
+        head = self._waiting[0]
+        fellows = list(
+            takewhile(
+                lambda pending: pending.group is head.group and pending.batch_key == head.batch_key,
+                islice(self._waiting, LOOKAHEAD),
+            )
+        )
+        if len(fellows) < len(self._waiting):
+            return range(len(fellows))
+        return sorted(range(len(fellows)), key=lambda index: -_evaluations(fellows[index].task.recipe))
+
+
+def _evaluations(recipe: Recipe) -> int:
+    return evaluations(recipe.scheduler, recipe.num_inference_steps)

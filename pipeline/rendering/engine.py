@@ -80,6 +80,11 @@ class Engine:
         return bool(self._backlog or self._slots or self._parked or self._ready)
 
     @property
+    def waiting(self) -> int:
+        """Added tasks that have not begun."""
+        return len(self._backlog)
+
+    @property
     def counters(self) -> EngineCounters:
         return self._counters
 

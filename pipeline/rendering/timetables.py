@@ -1,6 +1,7 @@
 """Diffusers schedulers, built from our names and set to a step count."""
 
 from collections.abc import Mapping
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -28,6 +29,9 @@ def build_scheduler(
     built.set_timesteps(**told, device="cpu")
     if hasattr(built, "set_begin_index"):
         built.set_begin_index(0)  # else the first step searches for its timestep
+    if hasattr(built, "get_lms_coefficient"):
+        # A quadrature, 3 ms each, of nothing but the tables; deep copies share what is remembered.
+        built.get_lms_coefficient = cache(built.get_lms_coefficient)
     return built
 
 

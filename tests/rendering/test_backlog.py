@@ -45,3 +45,11 @@ def test_another_size_waits_until_the_batch_has_drained() -> None:
     assert backlog.take(4, drained=False) is None
     assert seed(backlog.take(4, drained=True)) == 2
     assert backlog.take(4, drained=True) is None
+
+
+def test_the_last_tasks_start_longest_first() -> None:
+    backlog = Backlog(4, rows_of)
+    short, long, twice = {"num_inference_steps": 5}, {"num_inference_steps": 9}, {"num_inference_steps": 8}
+    backlog.add([task(seed=1, **short), task(seed=2, **long)], grouped=True)
+    backlog.add([task(seed=3, **short), task(seed=4, **long), task(seed=5, **twice, scheduler="heun")], grouped=True)
+    assert [seed(backlog.take(4, drained=True)) for _ in range(5)] == [1, 2, 5, 4, 3]
