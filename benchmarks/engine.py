@@ -9,36 +9,23 @@ rows/s at the engine's row count over rows/s at 2: the ceiling of what batching 
 
 import argparse
 import platform
-import shutil
 import statistics
-import tempfile
-import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import diffusers
 import torch
 
-from benchmarks.contestants import Batched, Contestant, Darkroom, Loop
+from benchmarks.contestants import Darkroom
+from benchmarks.stock import Batched, Contestant, Loop, seconds
 from benchmarks.work import WORK, task
 from pipeline.model.facts import read_facts
 from pipeline.model.resolve import BUILT_IN
 from pipeline.recipe import RenderTask
 from pipeline.rendering.calibration import measure
 from pipeline.rendering.engine import EngineCounters
-from pipeline.rendering.loading import load_model
-
-
-def seconds(contestant: Contestant, tasks: Sequence[RenderTask]) -> float:
-    """Time to render the tasks into a fresh folder."""
-    folder = Path(tempfile.mkdtemp(prefix="darkroom-benchmark-"))
-    try:
-        began = time.perf_counter()
-        contestant(tasks, folder)
-        return time.perf_counter() - began
-    finally:
-        shutil.rmtree(folder)
+from pipeline.rendering.loading import LoadedModel, load_model
 
 
 def real_rows(before: EngineCounters, after: EngineCounters) -> float:
@@ -47,11 +34,71 @@ def real_rows(before: EngineCounters, after: EngineCounters) -> float:
     return evaluations / (evaluations + padded)
 
 
+class Gain:
+    """The network's own gain from batching, measured again and again beside everything else: machines are noisy."""
+
+    def __init__(self, model: LoadedModel, rows: int, side_px: int) -> None:
+        self._model, self._rows, self._side_px = model, rows, side_px
+        self.seen: list[float] = []
+
+    def measure(self) -> None:
+        few, many = (
+            measure(self._model, rows, self._side_px, self._side_px, 1.0).evaluations_per_s for rows in (2, self._rows)
+        )
+        self.seen.append(many / few)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seen)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One rival on one work; medians over the pairs."""
+
+    work: str
+    rival: str
+    images_per_s: tuple[float, float]
+    """The rival's and Darkroom's."""
+    ratio: float
+    real_rows: float
+
+    def as_text(self, gain: float | None) -> str:
+        share = "" if gain is None else f"{self.ratio / gain:>8.2f}"
+        theirs, ours = self.images_per_s
+        return (
+            f"{self.work:>4} {self.rival:>5} {theirs:>15.2f} {ours:>18.2f} {self.ratio:>6.2f} {share:>8} "
+            f"{self.real_rows:>10.3f}"
+        )
+
+
+def compare(
+    work: str, name: str, tasks: Sequence[RenderTask], rival: Contestant, darkroom: Darkroom, number: int, gains: Gain
+) -> Compared:
+    """Alternating pairs; both render a few tasks first, so that nothing is loaded or compiled on the clock."""
+    seconds(rival, tasks[:4])
+    seconds(darkroom, tasks[:4])
+    pairs = []
+    for _ in range(number):
+        gains.measure()
+        theirs, before = seconds(rival, tasks), darkroom.counters
+        ours = seconds(darkroom, tasks)
+        pairs.append((theirs, ours, real_rows(before, darkroom.counters)))
+    theirs, ours, filled = (statistics.median(pair[index] for pair in pairs) for index in range(3))
+    return Compared(
+        work=work,
+        rival=name,
+        images_per_s=(len(tasks) / theirs, len(tasks) / ours),
+        ratio=statistics.median(theirs / ours for theirs, ours, _ in pairs),
+        real_rows=filled,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=BUILT_IN["shapes"])
     parser.add_argument("--work", nargs="+", choices=list(WORK), default=list(WORK))
-    parser.add_argument("--tasks", type=int, default=120, help="images per run")
+    parser.add_argument("--tasks", type=int, default=64, help="images per run")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--batch", type=int, default=16, help="images per call of B1")
@@ -72,9 +119,7 @@ def main() -> None:
     )
     darkroom_model = load_model(given.model, dtype=given.dtype, device=given.device, compiled=given.compile)
     plain = replace(darkroom_model, adapter=replace(darkroom_model.adapter, compiled=False))
-    few, many = (measure(plain, rows, side, side, 3.0).evaluations_per_s for rows in (2, given.rows))
-    gain = many / few
-    print(f"rows/s: {few:.1f} at 2, {many:.1f} at {given.rows}; c = {gain:.2f}")
+    gains = Gain(plain, given.rows, side)
     darkroom = Darkroom(darkroom_model, given.rows)
     stock = (given.model, facts.class_name, given.dtype, given.device)
     batched = "B2" if given.compile else "B1"
@@ -82,28 +127,18 @@ def main() -> None:
         "B0": Loop(*stock),
         batched: Batched(*stock, given.batch, compiled=given.compile),
     }
-    print("work rival  rival images/s  darkroom images/s  ratio  ratio/c  real rows")
+    lines = []
     for work in given.work:
         tasks = WORK[work](
             lambda p, s, g, n: task(facts.family, given.scheduler, side, p, s, g, n), given.tasks, tuple(given.steps)
         )
         for name, rival in rivals.items():
-            pairs = []
-            seconds(rival, tasks[:4])
-            seconds(darkroom, tasks[:4])
-            for _ in range(given.pairs):
-                theirs = seconds(rival, tasks)
-                before = darkroom.counters
-                ours = seconds(darkroom, tasks)
-                pairs.append((theirs, ours, real_rows(before, darkroom.counters)))
-            ratio = statistics.median(theirs / ours for theirs, ours, _ in pairs)
-            rates = [len(tasks) / statistics.median(pair[index] for pair in pairs) for index in (0, 1)]
-            filled = statistics.median(pair[2] for pair in pairs)
-            print(
-                f"{work:>4} {name:>5} {rates[0]:>15.2f} {rates[1]:>18.2f}",
-                f"{ratio:>6.2f} {ratio / gain:>8.2f} {filled:>10.3f}",
-                flush=True,
-            )
+            lines.append(compare(work, name, tasks, rival, darkroom, given.pairs, gains))
+            print(lines[-1].as_text(None), flush=True)
+    print(f"c = {gains.median:.2f}: rows/s at {given.rows} over rows/s at 2, median of {len(gains.seen)} pairs")
+    print("work rival  rival images/s  darkroom images/s  ratio  ratio/c  real rows")
+    for line in lines:
+        print(line.as_text(gains.median))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from jobs import options
-from jobs.status import open_run
+from jobs.runs import open_run
 from pipeline.output import finalize as output_finalize
 
 

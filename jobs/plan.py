@@ -136,7 +136,7 @@ def describe(prepared: Prepared, figures: Figures) -> dict[str, Any]:
         "megapixel_evaluations": round(open_.megapixel_evaluations, 3),
         "megapixel_steps": round(open_.megapixel_steps, 3),
         "shards": shards,
-        "objects": open_.images + shards,
+        "objects": shards + (open_.images if prepared.packing.layout == "files" else shards),
         "raw_bytes": round(open_.megapixels * 3e6),
     }
 

@@ -28,6 +28,9 @@ def render(
     skip_bad_rows: options.SkipBadRows = False,
     limit: options.Limit = None,
     sample: options.Sample = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Render images again that earlier launches committed as failed.")
+    ] = False,
     address: Annotated[
         str | None,
         typer.Option("--address", help="Ray cluster to use; also RAY_ADDRESS. Without, a Ray is started here."),
@@ -60,10 +63,12 @@ def render(
     from pipeline.distributed.launch import LaunchOptions, launch
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom" / "digests"
-    chosen = LaunchOptions(address=address, cache_folder=cache, limit=limit, sample=sample)
+    chosen = LaunchOptions(address=address, cache_folder=cache, limit=limit, sample=sample, retry_failed=retry_failed)
     with Display() as display:
         report = launch(prepared, chosen, display.tell, display.update)
     typer.echo(_as_text(report))
+    if report.stopped == "interrupted":
+        raise typer.Exit(130)
     if report.failed > given.render.allowed_failures:
         raise typer.Exit(3)
 
@@ -77,6 +82,10 @@ def _as_text(report: "Report") -> str:
         f"committed  {report.finalized.ok:,} images in {report.output_uri}",
         f"workers    {report.workers}, the model was loaded {report.model_loads} time(s)",
     ]
+    if report.worker_deaths:
+        lines.append(f"deaths     {report.worker_deaths} worker deaths; what they had in hand was rendered again")
+    if report.stopped:
+        lines.append(f"remaining  {report.remaining:,} images: stopped before they were begun")
     if report.rejected_rows:
         lines.append(f"skipped    {report.rejected_rows:,} manifest rows that cannot be used")
     if report.already_failed:

@@ -10,37 +10,17 @@ import pyarrow.compute as pc
 import typer
 
 from jobs import options
-from pipeline.errors import InputError, StoreError
+from jobs.runs import open_run
 from pipeline.identity import IdSet, ids_from_bytes
 from pipeline.output.finalize import one_per_task
 from pipeline.output.index import load_index
 from pipeline.output.launch_note import LaunchNote, read_notes
 from pipeline.output.layout import PARTS_PREFIX
 from pipeline.output.part import read_part
-from pipeline.output.run import read_run
 from pipeline.storage.base import ObjectStore
-from pipeline.storage.location import open_store
-from pipeline.storage.s3_settings import S3Settings
 
-_DEFAULTS = S3Settings()
 _READERS = 16
 _REASONS_SHOWN = 20
-
-
-def open_run(uri: str, s3: S3Settings = _DEFAULTS) -> ObjectStore:
-    """The store of a run. ``InputError`` when there is none, or within seconds when it cannot be reached."""
-    first = open_store(uri, s3.impatient(), where="OUTPUT")
-    try:
-        run = read_run(first)
-    except StoreError as error:
-        raise InputError(
-            f"the output cannot be read: {error}", where="OUTPUT", value=uri, allowed="an output of `darkroom render`"
-        ) from None
-    if run is None:
-        raise InputError(
-            "there is no run at this output", where="OUTPUT", value=uri, allowed="an output of `darkroom render`"
-        )
-    return open_store(uri, s3)
 
 
 def status(
@@ -67,15 +47,16 @@ def status(
 
 def _facts(store: ObjectStore) -> dict[str, Any]:
     index = load_index(store)
+    ok, failed = len(index.tasks) - len(index.failed), len(index.failed)
     notes = list(read_notes(store))
     last = notes[-1] if notes else None
     rates = [note.images_per_s for note in notes if note.images_per_s]
     return {
-        "ok": len(index.ok),
-        "failed": len(index.failed),
-        "failed_by_reason": _reasons(store, index.failed) if len(index.failed) else {},
+        "ok": ok,
+        "failed": failed,
+        "failed_by_reason": _reasons(store, index.failed) if failed else {},
         "planned": None if last is None else last.planned,
-        "remaining": None if last is None else _remaining(last, len(index.ok) + len(index.failed)),
+        "remaining": None if last is None else _remaining(last, ok + failed),
         "launches": len(notes),
         "images_per_s": rates[-1] if rates else None,
     }

@@ -1,6 +1,7 @@
 """The job file: YAML in, one frozen ``Job`` out. Every key, its type and its default stand here and nowhere else."""
 
 import difflib
+import re
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from datetime import date
@@ -12,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt,
 
 from pipeline import sweep
 from pipeline.errors import InputError, JobFileError
+from pipeline.output.layout import Format, Layout
 from pipeline.schedulers import scheduler_of
 
 _Filled = Annotated[str, Field(pattern=r"\S")]
@@ -31,6 +33,20 @@ def _not_yet(where: str, allowed: str, planned: Callable[[Any], bool]) -> Before
         return given
 
     return BeforeValidator(check)
+
+
+_DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", re.ASCII)
+
+
+def _seconds(given: Any) -> Any:
+    """``1h30m`` to seconds."""
+    if given is None:
+        return None
+    found = _DURATION.fullmatch(given.replace(" ", "")) if isinstance(given, str) else None
+    total = sum(int(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
+    if not total:
+        raise ValueError("not a time")
+    return float(total)
 
 
 _UNKNOWN = ("extra_forbidden", "invalid_key")
@@ -97,14 +113,9 @@ class SweepSection(_Section):
 
 class OutputSection(_Section):
     uri: Annotated[_Filled | None, _allowed("a local path or s3://bucket/prefix; {date} is filled in")] = None
-    layout: Annotated[
-        Literal["files"],
-        _not_yet("output.layout", "files", lambda given: given in ("webdataset", "parquet")),
-        _allowed("files"),
-    ] = "files"
-    format: Annotated[
-        Literal["png"], _not_yet("output.format", "png", lambda given: given in ("webp", "jpeg")), _allowed("png")
-    ] = "png"
+    layout: Annotated[Layout, _allowed("files, webdataset or parquet")] = "files"
+    format: Annotated[Format, _allowed("png, webp or jpeg")] = "png"
+    jpeg_quality: Annotated[int, Field(ge=1, le=100), _allowed("a whole number from 1 to 100")] = 95
     provenance: Annotated[
         Literal["full"],
         _not_yet("output.provenance", "full", lambda given: given in ("no_prompt", "off") or given is False),
@@ -122,8 +133,11 @@ class RenderSection(_Section):
     shard_images: Annotated[Literal["auto"] | PositiveInt, _allowed("auto, or a whole number from 1")] = "auto"
     allowed_failures: Annotated[int, Field(ge=0), _allowed("a whole number from 0")] = 0
     stop_after: Annotated[
-        None, _not_yet("render.stop_after", "null", lambda given: isinstance(given, str)), _allowed("null")
+        float | None, BeforeValidator(_seconds), _allowed("a time such as 6h, 90m or 1h30m, or null")
     ] = None
+    """Seconds after which no image is begun; what has begun is finished and committed."""
+    watchdog: Annotated[float, BeforeValidator(_seconds), _allowed("a time such as 15m")] = 900.0
+    """Seconds one step of the engine may take, compiling included, before its process is taken to hang."""
 
 
 class WorkersSection(_Section):

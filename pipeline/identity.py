@@ -6,7 +6,7 @@ existing run render everything again.
 
 import json
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -87,18 +87,24 @@ def ids_from_bytes(packed: bytes | bytearray | memoryview) -> Ids:
     return np.frombuffer(packed, dtype=">u8").reshape(-1, 2).astype(np.uint64)
 
 
+def ids_to_bytes(ids: Ids) -> bytes:
+    """Columns (n, 2) to concatenated 16-byte ids."""
+    return ids.astype(">u8").tobytes()
+
+
 class IdSet:
     """An immutable set of ids, 16 bytes each, asked about whole columns at once."""
 
     def __init__(self, ids: Ids | None = None) -> None:
-        ids = np.empty((0, 2), np.uint64) if ids is None else ids
-        order = np.lexsort((ids[:, 1], ids[:, 0]))
-        ordered = ids[order]
-        if len(ordered) > 1:
-            fresh = np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)]
-            ordered = ordered[fresh]
-        self._high = np.ascontiguousarray(ordered[:, 0])
-        self._low = np.ascontiguousarray(ordered[:, 1])
+        columns = () if ids is None else (ids,)
+        self._fill(columns, sum(map(len, columns)))
+
+    @classmethod
+    def gathered(cls, columns: Iterable[Ids], count: int) -> "IdSet":
+        """The set of ``count`` ids in all. A generator may let go of what it yields: then memory holds them once."""
+        made = cls()
+        made._fill(columns, count)
+        return made
 
     def __len__(self) -> int:
         return len(self._high)
@@ -107,8 +113,41 @@ class IdSet:
         """The ids in order, (n, 2)."""
         return np.stack([self._high, self._low], axis=1)
 
+    def blocks(self, size: int) -> Iterator[Ids]:
+        """The ids in order, so many at a time."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            yield np.stack([self._high[part], self._low[part]], axis=1)
+
     def union(self, others: Sequence[Ids]) -> "IdSet":
         return IdSet(np.concatenate([self.ids(), *others])) if others else self
+
+    def without(self, other: "IdSet") -> "IdSet":
+        """Those that are not in the other set."""
+        ids = self.ids()
+        return IdSet(ids[~other.contains(ids)]) if len(other) else self
+
+    def _fill(self, columns: Iterable[Ids], count: int) -> None:
+        self._high, self._low = np.empty(count, np.uint64), np.empty(count, np.uint64)
+        start = 0
+        for ids in columns:
+            self._high[start : start + len(ids)], self._low[start : start + len(ids)] = ids[:, 0], ids[:, 1]
+            start += len(ids)
+        assert start == count
+        self._sort()
+
+    def _sort(self) -> None:
+        """Sort by the first half, which is several times faster than by both, then mend where it is the same."""
+        if (self._high[1:] < self._high[:-1]).any():
+            order = np.argsort(self._high)
+            self._high = self._high[order]
+            self._low = self._low[order]
+        same = self._high[1:] == self._high[:-1]
+        if same.any():
+            tied = np.r_[False, same] | np.r_[same, False]
+            self._low[tied] = self._low[tied][np.lexsort((self._low[tied], self._high[tied]))]
+            fresh = np.r_[True, ~same | (self._low[1:] != self._low[:-1])]
+            self._high, self._low = self._high[fresh], self._low[fresh]
 
     def contains(self, ids: Ids) -> NDArray[np.bool_]:
         """For each of ``ids`` (n, 2), whether it is in the set."""

@@ -19,7 +19,8 @@ from pipeline.manifest.rules import RowRules
 from pipeline.manifest.verdicts import RejectedRow
 from pipeline.model.facts import ModelFacts, read_facts
 from pipeline.model.resolve import LoraSource, ModelSource
-from pipeline.output.run import Run, check_same_pixels
+from pipeline.output.layout import Packing
+from pipeline.output.run import Run, check_same_packing, check_same_pixels
 from pipeline.output.schema import RESERVED
 from pipeline.planning.count import Count, count
 from pipeline.planning.grids import Axes, number_of_points
@@ -50,6 +51,12 @@ class Prepared:
     def points(self) -> int:
         """Distinct sweep points of a prompt row that replaces no axis."""
         return number_of_points(self.axes, self.model.family)
+
+    @property
+    def packing(self) -> Packing:
+        output = self.job.output
+        quality = output.jpeg_quality if output.format == "jpeg" else None
+        return Packing(layout=output.layout, format=output.format, jpeg_quality=quality)
 
     def constants(self, model_fingerprint: str, dtype: str) -> RunConstants:
         return RunConstants(
@@ -103,7 +110,7 @@ def prepare(job: Job, *, skip_bad_rows: bool = False) -> Prepared:
 
 
 def check_run(run: Run, prepared: Prepared, where: str, model_fingerprint: str | None = None) -> None:
-    """``RunMismatchError`` if this job's pictures would be made by other settings than the run's.
+    """``RunMismatchError`` if this job's pictures would be made or kept by other settings than the run's.
 
     Without a fingerprint, where nothing has been hashed, the model is known by its name.
     """
@@ -117,6 +124,7 @@ def check_run(run: Run, prepared: Prepared, where: str, model_fingerprint: str |
         )
     dtype = run.constants.dtype if wanted.dtype == "auto" else wanted.dtype
     check_same_pixels(run, prepared.constants(model_fingerprint or run.constants.model_fingerprint, dtype), where)
+    check_same_packing(run, prepared.packing, where)
 
 
 def select(prepared: Prepared, *, limit: int | None, sample: int | None) -> Selection:

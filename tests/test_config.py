@@ -69,6 +69,10 @@ def test_bad_files(tmp_path: Path, text: str, says: str) -> None:
         ("manifest_columns={1: prompt}", "manifest_columns", "a mapping"),
         ("workers.gpus=true", "workers.gpus", "auto, or a number from 0"),
         ("workers.gpus=.nan", "workers.gpus", "auto, or a number from 0"),
+        ("output.layout=tar", "output.layout", "files, webdataset or parquet"),
+        ("output.format=jpg", "output.format", "png, webp or jpeg"),
+        ("output.jpeg_quality=0", "output.jpeg_quality", "a whole number from 1 to 100"),
+        ("output.jpeg_quality=101", "output.jpeg_quality", "a whole number from 1 to 100"),
         ("workers.count=0", "workers.count", "auto, or a whole number from 1"),
         ("render.rows=1", "render.rows", "auto, or a whole number from 2 to 1024"),
         ("a..b=1", "--set", "key.sub=value"),
@@ -121,11 +125,8 @@ workers: {count: auto, gpus: auto, cpus: 1}
 @pytest.mark.parametrize(
     ("setting", "allowed"),
     [
-        ("render.stop_after=6h", "null"),
         ("output.provenance=off", "full"),
         ("output.provenance=no_prompt", "full"),
-        ("output.layout=webdataset", "files"),
-        ("output.format=webp", "png"),
         ("workers.count={min: 1, max: 4}", "auto, or a whole number from 1"),
     ],
 )
@@ -147,6 +148,18 @@ def leaves(kind: type[BaseModel], above: str = "") -> Iterator[tuple[str, str | 
 def test_every_key_says_what_it_takes() -> None:
     """Those of the sweep are read by our own functions, which do."""
     assert [key for key, allowed in leaves(Job) if not allowed and not key.startswith("sweep.")] == []
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("6h", 21600.0), ("1h30m", 5400.0), ("90 s", 90.0), ("null", None)])
+def test_times(text: str, seconds: float | None) -> None:
+    assert set_to(f"render.stop_after={text}").render.stop_after == seconds
+
+
+@pytest.mark.parametrize("text", ["6", "0s", "-1h", "h", "1d", "true", "1.5h", "[1h]"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(JobFileError, match=r"render\.stop_after") as caught:
+        set_to(f"render.stop_after={text}")
+    assert "1h30m" in str(caught.value)
 
 
 YAML_VALUES: Any = st.recursive(

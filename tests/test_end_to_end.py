@@ -100,7 +100,8 @@ def digests(darkroom: Darkroom) -> Mapping[str, str]:
         "--set", "workers.count=2", "--set", "render.shard_images=8",
     )  # fmt: skip
     assert f"rendered   {IMAGES} images" in said
-    assert "the model was loaded 2 time(s)" in said
+    loads = int(said.partition("the model was loaded ")[2].split()[0])
+    assert loads in (1, 2)  # on a busy machine one worker may be done before the other is there
     return check_output(open_store(str(darkroom.folder / "out")), IMAGES)
 
 

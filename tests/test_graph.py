@@ -49,6 +49,7 @@ def wave(tmp_path: Path, local_ray: None) -> tuple[ShardPlan, WorkerSpec]:
     spec = WorkerSpec(
         model=prepared.source.pinned(), facts=facts, output_uri=str(tmp_path / "out"), s3=S3Settings(), device="cpu",
         rows=4, compiled=False, call={}, threads=1, cache_folder=tmp_path / "digests",
+        launch_id="launch", watchdog_s=600.0,
     )  # fmt: skip
     space = Space(axes=prepared.axes, family=prepared.model.family, run_digest=b"\0" * 16)
     size = ShardSize(megapixel_evaluations=0.0, min_images=1, max_images=1)

@@ -1,8 +1,10 @@
 """The commit and what is read back from it, on a real directory, with outcomes as the engine makes them."""
 
 import io
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +17,21 @@ from pipeline.identity import RunConstants, ids_from_bytes, part_id
 from pipeline.output.encode import pixel_sha256
 from pipeline.output.finalize import finalize, one_per_task
 from pipeline.output.index import load_index, write_segment
-from pipeline.output.layout import part_prefix
+from pipeline.output.layout import Packing, part_prefix
 from pipeline.output.part import PartWriter, RunFacts
-from pipeline.output.run import NumericsProfile, Run, check_same_pixels, numerics_warnings, read_run, write_run
+from pipeline.output.run import (
+    NumericsProfile,
+    Run,
+    check_same_packing,
+    check_same_pixels,
+    numerics_warnings,
+    read_run,
+    write_run,
+)
 from pipeline.planning.tasks import TASK_FIELDS
 from pipeline.recipe import Recipe, RenderTask
 from pipeline.rendering.results import Failed, Rendered
+from pipeline.storage.base import ObjectStore
 from pipeline.storage.local import LocalStore
 
 FACTS = RunFacts(model_id="m", model_fingerprint="f" * 32, dtype="float32", darkroom_version="0")
@@ -61,9 +72,9 @@ def failed(number: int) -> Failed:
     return Failed(task=task(number), stage="decode", verdict="nan_latents", error="NaN: no")
 
 
-def commit(store: LocalStore, *outcomes: Rendered | Failed, at: datetime = START) -> pa.Table:
+def commit(store: ObjectStore, *outcomes: Rendered | Failed, at: datetime = START, facts: RunFacts = FACTS) -> pa.Table:
     numbers = [outcome.task.recipe.seed for outcome in outcomes]
-    writer = PartWriter(store, shard_of(*numbers), FACTS)
+    writer = PartWriter(store, shard_of(*numbers), facts)
     for outcome in reversed(outcomes):
         writer.put(outcome, at)
     return writer.commit()
@@ -100,11 +111,11 @@ def test_nothing_is_committed_before_the_part_is_there(tmp_path: Path) -> None:
 
         left = 0
 
-        def put(self, key: str, body: bytes) -> None:
+        def put_file(self, key: str, file: BinaryIO) -> None:
             if self.left == 0:
                 raise StoreUnavailableError("gone")
             self.left -= 1
-            super().put(key, body)
+            super().put_file(key, file)
 
     for survived in range(3):
         store = Dying(tmp_path / str(survived))
@@ -164,23 +175,23 @@ def test_the_latest_ok_row_wins_then_the_smaller_part(tmp_path: Path) -> None:
         assert kept[task(1).task_id]["created_at"] == START + timedelta(seconds=5)
 
 
+RUN = Run(
+    model_id="m",
+    model_revision=None,
+    constants=RunConstants(model_fingerprint="a" * 32, dtype="float32", scheduler_config={"steps_offset": 1}),
+    numerics=NumericsProfile(rows=16, compiled=False, threads=1, device="cpu", versions={"torch": "2"}),
+    job={"manifest": "m.parquet"},
+    created_at="",
+    darkroom_version="0",
+)
+
+
 def test_a_run_refuses_other_pixels_and_says_why(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    constants = RunConstants(model_fingerprint="a" * 32, dtype="float32", scheduler_config={"steps_offset": 1})
-    numerics = NumericsProfile(rows=16, compiled=False, threads=1, device="cpu", versions={"torch": "2"})
-    run = Run(
-        model_id="m",
-        model_revision=None,
-        constants=constants,
-        numerics=numerics,
-        job={},
-        created_at="",
-        darkroom_version="0",
-    )
+    store, run = LocalStore(tmp_path), replace(RUN, packing=Packing(layout="webdataset"))
     assert read_run(store) is None
     write_run(store, run)
     assert read_run(store) == run
-    check_same_pixels(run, constants, "here")
+    check_same_pixels(run, run.constants, "here")
     other = RunConstants(model_fingerprint="a" * 32, dtype="float16", scheduler_config={"steps_offset": 0})
     with pytest.raises(RunMismatchError) as caught:
         check_same_pixels(run, other, "here")
@@ -190,6 +201,25 @@ def test_a_run_refuses_other_pixels_and_says_why(tmp_path: Path) -> None:
         run, NumericsProfile(rows=16, compiled=False, threads=1, device="cpu", versions={"torch": "3"})
     )
     assert "versions.torch was '2'" in warning
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "says"),
+    [
+        (Packing(), Packing(layout="parquet"), "output.layout: the run has 'files', this job 'parquet'"),
+        (Packing(), Packing(format="webp"), "output.format: the run has 'png', this job 'webp'"),
+        (
+            Packing(format="jpeg", jpeg_quality=95),
+            Packing(format="jpeg", jpeg_quality=80),
+            "output.jpeg_quality: the run has 95, this job 80",
+        ),
+    ],
+)
+def test_a_run_refuses_another_packing(ours: Packing, theirs: Packing, says: str) -> None:
+    run = replace(RUN, packing=ours)
+    check_same_packing(run, ours, "here")
+    with pytest.raises(RunMismatchError, match=says):
+        check_same_packing(run, theirs, "here")
 
 
 def test_the_same_tasks_with_other_bytes_are_another_part(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pytest
@@ -12,7 +15,7 @@ from pipeline.distributed.runner import ShardRunner
 from pipeline.distributed.shards import distinct
 from pipeline.errors import StoreUnavailableError
 from pipeline.identity import part_id
-from pipeline.output.layout import part_prefix
+from pipeline.output.layout import Packing, part_prefix
 from pipeline.output.part import PartWriter, RunFacts, read_part
 from pipeline.planning.tasks import TASK_FIELDS
 from pipeline.rendering.engine import Engine
@@ -98,6 +101,23 @@ def test_a_task_in_several_shards_is_rendered_once_at_a_time(engine_of: Callable
     runner.close()
 
 
+def test_a_packed_layout_gives_the_same_pixels_in_an_object_per_shard(
+    engine_of: Callable[[], Engine], tmp_path: Path
+) -> None:
+    stores = [LocalStore(tmp_path / layout) for layout in ("files", "webdataset")]
+    packed = replace(FACTS, packing=Packing(layout="webdataset"))
+    shards = [shard_of(1, 2, 3), shard_of(4, 5)]
+    found = []
+    for store, facts in zip(stores, (FACTS, packed), strict=True):
+        runner = ShardRunner(engine_of(), partial(PartWriter, store, facts=facts))
+        futures = [runner.submit(shard) for shard in shards]
+        found.append([digests(future.result(timeout=30)) for future in futures])
+        runner.close()
+    assert found[0] == found[1]
+    assert [len(list(store.list("images/"))) for store in stores] == [5, 0]
+    assert len(list(stores[1].list("shards/"))) == 2
+
+
 def test_repeated_tasks_of_a_shard_are_packed_once() -> None:
     assert distinct(shard_of(1, 2, 1, 3, 2))["seed"].to_pylist() == [1, 2, 3]
     whole = shard_of(1, 2)
@@ -162,9 +182,9 @@ class SlowStore(LocalStore):
 
     opened: threading.Event
 
-    def put(self, key: str, body: bytes) -> None:
+    def put_file(self, key: str, file: BinaryIO) -> None:
         self.opened.wait()
-        super().put(key, body)
+        super().put_file(key, file)
 
 
 class FullStore(LocalStore):
@@ -174,12 +194,12 @@ class FullStore(LocalStore):
         super().__init__(root)
         self._left, self._counting = left, threading.Lock()
 
-    def put(self, key: str, body: bytes) -> None:
+    def put_file(self, key: str, file: BinaryIO) -> None:
         with self._counting:
             self._left -= 1
             if self._left < 0:
                 raise StoreUnavailableError("disk full")
-        super().put(key, body)
+        super().put_file(key, file)
 
 
 def test_a_store_that_fails_fails_its_shard_and_commits_nothing_half(

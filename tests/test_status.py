@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from jobs.options import s3_settings
-from jobs.status import open_run, status
+from jobs.runs import open_run
+from jobs.status import status
 from pipeline.errors import InputError
 from pipeline.output.launch_note import LaunchNote, write_note
 from pipeline.output.run import RUN_FILE_VERSION

@@ -11,7 +11,15 @@ from pipeline.model.facts import check_weights, resolved_dtype
 from pipeline.model.fingerprint import DigestCache, fingerprint
 from pipeline.model.resolve import ModelSource
 from pipeline.model.rows import auto_rows
-from pipeline.output.run import NumericsProfile, Run, check_same_pixels, numerics_warnings, read_run, write_run
+from pipeline.output.run import (
+    NumericsProfile,
+    Run,
+    check_same_packing,
+    check_same_pixels,
+    numerics_warnings,
+    read_run,
+    write_run,
+)
 from pipeline.prepare import Prepared, library_versions
 from pipeline.storage.base import ObjectStore
 
@@ -67,11 +75,13 @@ def bind(
         job=prepared.job.model_dump(mode="json"),
         created_at=datetime.now(UTC).isoformat(),
         darkroom_version=pipeline.__version__,
+        packing=prepared.packing,
     )
     write_run(store, run)
     written = read_run(store)
     assert written is not None
     check_same_pixels(written, run.constants, store.uri)
+    check_same_packing(written, run.packing, store.uri)
     return replace(written, numerics=numerics)
 
 

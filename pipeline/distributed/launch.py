@@ -5,20 +5,25 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pipeline
 from pipeline.distributed.binding import ModelFiles, bind, find_model
 from pipeline.distributed.report import Progress, Report, Tell
 from pipeline.distributed.spec import Pool, WorkerSpec
 from pipeline.errors import JobFileError, OutputError, StoreError
+from pipeline.identity import IdSet
+from pipeline.output.attempts import forget_launch
 from pipeline.output.finalize import Finalized, finalize
 from pipeline.output.index import CommittedIndex, load_index
-from pipeline.output.launch_note import LaunchNote, write_note
+from pipeline.output.launch_note import LaunchNote, kept_alive, read_notes, write_note
 from pipeline.output.part import RunFacts
+from pipeline.output.requests import has_requests, write_requests
 from pipeline.output.run import Run, read_run
 from pipeline.planning.amount import Amount
+from pipeline.planning.requests import requests
 from pipeline.planning.selection import Selection
 from pipeline.planning.tasks import Space, planned_amount
 from pipeline.prepare import Prepared, check_run, numbered_batches, s3_settings, select
@@ -39,6 +44,8 @@ class LaunchOptions:
     """For digests of model files."""
     limit: int | None = None
     sample: int | None = None
+    retry_failed: bool = False
+    """Tasks that earlier launches committed as failed are rendered again."""
 
 
 def launch(prepared: Prepared, options: LaunchOptions, tell: Tell, on_progress: Callable[[Progress], None]) -> Report:
@@ -47,22 +54,161 @@ def launch(prepared: Prepared, options: LaunchOptions, tell: Tell, on_progress: 
     ``tell`` gets sentences for people, ``on_progress`` the counts after every committed shard.
     Raises ``InputError`` before anything is rendered, ``StoreError`` or ``JobBrokenError`` for what breaks later.
     """
-    began = time.monotonic()
-    store = _open_output(prepared)
-    tell(f"resolving model {prepared.source.model_id}")
-    known, index = read_run(store), load_index(store)
-    model = find_model(prepared, known, options.cache_folder, tell)
-    if known is not None and not len(index.all()):
-        known = None  # nothing was made by those settings
-    if known is not None:
-        check_run(known, prepared, store.uri, model.fingerprint)
-    selection = select(prepared, limit=options.limit, sample=options.sample)
-    work = _work(prepared, known, selection, index)
-    waves = None
-    if work.missing.images:
-        waves = _render(prepared, work, known, model, store, options, tell, on_progress)
-    tell("finalizing")
-    return _report(store, prepared, work, waves, finalize(store), time.monotonic() - began)
+    return _Launch(prepared, options, tell, on_progress).run()
+
+
+class _Launch:
+    """One launch, step by step."""
+
+    def __init__(
+        self, prepared: Prepared, options: LaunchOptions, tell: Tell, on_progress: Callable[[Progress], None]
+    ) -> None:
+        self._prepared, self._options, self._tell, self._on_progress = prepared, options, tell, on_progress
+        self._began = time.monotonic()
+        self._deaths = 0
+        self._store = _open_output(prepared)
+        self._notes = list(read_notes(self._store))
+
+    def run(self) -> Report:
+        prepared, store, tell = self._prepared, self._store, self._tell
+        for note in self._notes:
+            if note.is_alive(datetime.now(UTC)):
+                tell(f"warning: the launch {note.launch_id} is at work on this output too; "
+                     "what both render is work wasted, and nothing is lost")  # fmt: skip
+        tell(f"resolving model {prepared.source.model_id}")
+        known, index = read_run(store), load_index(store)
+        model = find_model(prepared, known, self._options.cache_folder, tell)
+        if known is not None and not len(index.all()):
+            known = None  # nothing was made by those settings
+        if known is not None:
+            check_run(known, prepared, store.uri, model.fingerprint)
+        work = self._work(known, index)
+        waves = None
+        if work.missing.images:
+            waves = self._render(work, known, model)
+        elif known is not None:
+            self._keep_requests(work, _space(prepared, known))
+        tell("finalizing")
+        return self._report(work, waves, finalize(store))
+
+    def _work(self, known: Run | None, index: CommittedIndex) -> "_Work":
+        prepared = self._prepared
+        selection = select(prepared, limit=self._options.limit, sample=self._options.sample)
+        committed = index.ok if self._options.retry_failed else index.all()
+        whole = missing = prepared.count.amount
+        if known is not None or selection.picks is not None:
+            batches, space = numbered_batches(prepared.manifest), _space(prepared, known)
+            whole, missing = planned_amount(batches, space, selection, committed)
+        return _Work(selection=selection, index=index, committed=committed, whole=whole, missing=missing)
+
+    def _keep_requests(self, work: "_Work", space: Space) -> None:
+        """Store which rows ask for which pictures, for ``requests.parquet``, where some ask for the same.
+
+        Once a run has requests, every launch adds its own: without those of a mended manifest, old ones would stand.
+        """
+        prepared, store = self._prepared, self._store
+        if len(prepared.count.repeated) or len(prepared.count.repeats) or has_requests(store):
+            self._tell("noting which rows ask for the same images")
+            read = partial(numbered_batches, prepared.manifest)
+            write_requests(store, requests(read, space, work.selection, prepared.rejected_rows))
+
+    def _render(self, work: "_Work", known: Run | None, model: ModelFiles) -> "Waves":
+        """All waves, between the two notes of the launch."""
+        # Imported here: torch and Ray take seconds, which only a launch that has something to render should pay.
+        from pipeline.distributed.graph import connect, device_of
+        from pipeline.distributed.stopping import Stop, make_board
+        from pipeline.distributed.waves import Waves, Work
+
+        prepared, store, tell = self._prepared, self._store, self._tell
+        connect(self._options.address)
+        pool = _pool(prepared, local=self._options.address is None)
+        run = bind(store, known, prepared, model, pool, device_of(pool), tell)
+        # A worker that could not fill its batch once would only cost the loading of another model.
+        workers = min(pool.workers, max(1, -(-work.missing.images // (run.numerics.rows // 2))))
+        done = work.whole.images - work.missing.images
+        tell(f"{work.missing.images:,} images to render, {done:,} already committed; {workers} worker(s)")
+        space, note, board = _space(prepared, run), self._note(work, workers), make_board()
+        self._keep_requests(work, space)
+        wanted = Work(
+            prepared=prepared,
+            space=space,
+            selection=work.selection,
+            committed=work.committed,
+            missing=work.missing,
+            retry_failed=self._options.retry_failed,
+        )
+        stop = Stop(tell)
+        spec = self._spec(run, model, pool, note.launch_id, board)
+        waves = Waves(wanted, spec, replace(pool, workers=workers), store, stop, tell, self._on_progress)
+        tell(f"loading the model on {workers} worker(s)")
+        with kept_alive(store, note), stop.listening(board, self._seconds_left()):
+            waves.run()
+        write_note(store, _finished(note, waves))
+        self._deaths = forget_launch(store, note.launch_id)
+        return waves
+
+    def _seconds_left(self) -> float | None:
+        """Until ``render.stop_after``."""
+        stop_after = self._prepared.job.render.stop_after
+        return None if stop_after is None else stop_after - (time.monotonic() - self._began)
+
+    def _spec(self, run: Run, model: ModelFiles, pool: Pool, launch_id: str, board: Any) -> WorkerSpec:
+        facts = RunFacts(
+            model_id=run.model_id,
+            model_fingerprint=model.fingerprint,
+            dtype=run.constants.dtype,
+            darkroom_version=pipeline.__version__,
+            packing=run.packing,
+            attempt=sum(note.retry_failed for note in self._notes) + 1 if self._options.retry_failed else 0,
+        )
+        return WorkerSpec(
+            model=model.source,
+            facts=facts,
+            output_uri=self._store.uri,
+            s3=s3_settings(self._prepared.job),
+            device="cuda" if pool.gpus else "cpu",
+            rows=run.numerics.rows,
+            compiled=run.numerics.compiled,
+            call=run.constants.call,
+            threads=pool.cpus,
+            cache_folder=self._options.cache_folder,
+            launch_id=launch_id,
+            watchdog_s=self._prepared.job.render.watchdog,
+            board=board,
+        )
+
+    def _note(self, work: "_Work", workers: int) -> LaunchNote:
+        now = datetime.now(UTC)
+        return LaunchNote(
+            launch_id=f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}",
+            started_at=now.isoformat(),
+            alive_at=now.isoformat(),
+            planned=work.whole.images,
+            to_render=work.missing.images,
+            committed_before=len(work.committed),
+            rejected_rows=len(self._prepared.rejected_rows),
+            workers=workers,
+            retry_failed=self._options.retry_failed,
+        )
+
+    def _report(self, work: "_Work", waves: "Waves | None", finalized: Finalized) -> Report:
+        progress = waves.progress if waves else Progress(total=Amount())
+        return Report(
+            output_uri=self._store.uri,
+            already_failed=0 if self._options.retry_failed else len(work.index.failed),
+            ok=progress.ok,
+            failed=progress.failed,
+            failures=tuple(waves.failures) if waves else (),
+            rejected_rows=len(self._prepared.rejected_rows),
+            workers=len(waves.seen_workers) if waves else 0,
+            model_loads=len(waves.seen_loads) if waves else 0,
+            worker_deaths=self._deaths,
+            elapsed_s=time.monotonic() - self._began,
+            images_per_s=waves.per_second(progress.images) if waves else None,
+            finalized=finalized,
+            stopped=waves.stop.reason if waves else None,
+            remaining=waves.missing.images if waves else 0,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,115 +217,26 @@ class _Work:
 
     selection: Selection
     index: CommittedIndex
+    committed: IdSet
+    """What is not rendered again."""
     whole: Amount
     missing: Amount
 
 
-def _work(prepared: Prepared, known: Run | None, selection: Selection, index: CommittedIndex) -> _Work:
-    whole = missing = prepared.count.amount
-    if known is not None or selection.picks is not None:
-        digest = known.constants.digest() if known else b"\0" * 16
-        space = Space(axes=prepared.axes, family=prepared.model.family, run_digest=digest)
-        whole, missing = planned_amount(numbered_batches(prepared.manifest), space, selection, index.all())
-    return _Work(selection=selection, index=index, whole=whole, missing=missing)
+def _space(prepared: Prepared, run: Run | None) -> Space:
+    """Before there is a run, ids are no task's, but as many."""
+    digest = run.constants.digest() if run else b"\0" * 16
+    return Space(axes=prepared.axes, family=prepared.model.family, run_digest=digest)
 
 
-def _render(
-    prepared: Prepared,
-    work: _Work,
-    known: Run | None,
-    model: ModelFiles,
-    store: ObjectStore,
-    options: LaunchOptions,
-    tell: Tell,
-    on_progress: Callable[[Progress], None],
-) -> "Waves":
-    """All waves, between the two notes of the launch."""
-    # Imported here: torch and Ray take seconds, which only a launch that has something to render should pay.
-    from pipeline.distributed.graph import connect, device_of
-    from pipeline.distributed.waves import Waves, Work
-
-    connect(options.address)
-    pool = _pool(prepared, local=options.address is None)
-    run = bind(store, known, prepared, model, pool, device_of(pool), tell)
-    # A worker that could not fill its batch once would only cost the loading of another model.
-    workers = min(pool.workers, max(1, -(-work.missing.images // (run.numerics.rows // 2))))
-    done = work.whole.images - work.missing.images
-    tell(f"{work.missing.images:,} images to render, {done:,} already committed; {workers} worker(s)")
-    note = _note(prepared, work, workers)
-    write_note(store, note)
-    spec = _spec(prepared, run, model, pool, store, options.cache_folder)
-    space = Space(axes=prepared.axes, family=prepared.model.family, run_digest=run.constants.digest())
-    wanted = Work(
-        prepared=prepared, space=space, selection=work.selection, committed=work.index.all(), missing=work.missing
-    )
-    waves = Waves(wanted, spec, replace(pool, workers=workers), store, tell, on_progress)
-    tell(f"loading the model on {workers} worker(s)")
-    waves.run()
-    finished = replace(
+def _finished(note: LaunchNote, waves: "Waves") -> LaunchNote:
+    return replace(
         note,
         finished_at=datetime.now(UTC).isoformat(),
         ok=waves.progress.ok,
         failed=waves.progress.failed,
         images_per_s=waves.per_second(waves.progress.images),
         evaluations_per_s=waves.per_second(waves.progress.evaluations),
-    )
-    write_note(store, finished)
-    return waves
-
-
-def _spec(
-    prepared: Prepared, run: Run, model: ModelFiles, pool: Pool, store: ObjectStore, cache_folder: Path
-) -> WorkerSpec:
-    facts = RunFacts(
-        model_id=run.model_id,
-        model_fingerprint=model.fingerprint,
-        dtype=run.constants.dtype,
-        darkroom_version=pipeline.__version__,
-    )
-    return WorkerSpec(
-        model=model.source,
-        facts=facts,
-        output_uri=store.uri,
-        s3=s3_settings(prepared.job),
-        device="cuda" if pool.gpus else "cpu",
-        rows=run.numerics.rows,
-        compiled=run.numerics.compiled,
-        call=run.constants.call,
-        threads=pool.cpus,
-        cache_folder=cache_folder,
-    )
-
-
-def _note(prepared: Prepared, work: _Work, workers: int) -> LaunchNote:
-    now = datetime.now(UTC)
-    return LaunchNote(
-        launch_id=f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}",
-        started_at=now.isoformat(),
-        planned=work.whole.images,
-        to_render=work.missing.images,
-        committed_before=len(work.index.all()),
-        rejected_rows=len(prepared.rejected_rows),
-        workers=workers,
-    )
-
-
-def _report(
-    store: ObjectStore, prepared: Prepared, work: _Work, waves: "Waves | None", finalized: Finalized, elapsed_s: float
-) -> Report:
-    progress = waves.progress if waves else Progress(total=Amount())
-    return Report(
-        output_uri=store.uri,
-        already_failed=len(work.index.failed),
-        ok=progress.ok,
-        failed=progress.failed,
-        failures=tuple(waves.failures) if waves else (),
-        rejected_rows=len(prepared.rejected_rows),
-        workers=len(waves.seen_workers) if waves else 0,
-        model_loads=len(waves.seen_loads) if waves else 0,
-        elapsed_s=elapsed_s,
-        images_per_s=waves.per_second(progress.images) if waves else None,
-        finalized=finalized,
     )
 
 

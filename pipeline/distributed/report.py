@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.output.finalize import Finalized
 from pipeline.planning.amount import Amount
@@ -38,7 +39,13 @@ class Report:
     rejected_rows: int
     workers: int
     model_loads: int
+    worker_deaths: int
+    """Processes that died of their work; those of lost nodes are not counted."""
     elapsed_s: float
     images_per_s: float | None
     """Over the waves, the loading of models included; None when nothing was rendered."""
     finalized: Finalized
+    stopped: Literal["interrupted", "time"] | None
+    """Why the launch ended before all was rendered; None when it did not."""
+    remaining: int
+    """Images without an outcome, after a stop."""

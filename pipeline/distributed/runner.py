@@ -6,6 +6,8 @@ never waits for them, and the next shard's tasks fill the batch while the last i
 
 import queue
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import fields
@@ -14,6 +16,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from pipeline.output.part import PartWriter
+from pipeline.output.schema import METADATA_SCHEMA
 from pipeline.recipe import Recipe, RenderTask
 from pipeline.rendering.renderer import Renderer
 from pipeline.rendering.results import Outcome
@@ -34,6 +37,8 @@ class ShardRunner:
         """Who waits for a task, by its id: two shards may hold the same one."""
         self._open: set[_Shard] = set()
         self._admissions: set[Future[None]] = set()
+        self._stopping = False
+        self._stepped_at: float | None = None
         self._unstored = threading.BoundedSemaphore(MAX_UNSTORED)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -46,6 +51,16 @@ class ShardRunner:
         admission.add_done_callback(self._admissions.discard)
         return done
 
+    def stop(self) -> None:
+        """Begin no further task: open shards are committed as far as they are begun, those to come not at all."""
+        self._stopping = True
+
+    @property
+    def step_s(self) -> float:
+        """How long the engine has been in its present step; 0 between steps."""
+        began = self._stepped_at
+        return 0.0 if began is None else time.monotonic() - began
+
     def close(self) -> None:
         """Finish what was submitted and stop."""
         wait(tuple(self._admissions))
@@ -57,7 +72,7 @@ class ShardRunner:
         try:
             part = self._open_part(shard)
             committed = part.committed()  # Ray runs a finished task again when its answer was lost
-            tasks = list(_tasks(shard))
+            tasks = list(tasks_of(shard))
         except BaseException as error:  # noqa: BLE001  # whatever it is belongs to who waits for the shard
             done.set_exception(error)
             return
@@ -69,7 +84,10 @@ class ShardRunner:
     def _run(self) -> None:
         try:
             while self._take_waiting():
-                for outcome in self._engine.step():
+                self._stepped_at = time.monotonic()
+                outcomes = self._engine.step()
+                self._stepped_at = None
+                for outcome in outcomes:
                     ready_at = datetime.now(UTC)
                     for shard in self._rendering.pop(outcome.task.task_id):
                         self._unstored.acquire()
@@ -87,6 +105,8 @@ class ShardRunner:
     def _take_waiting(self) -> bool:
         """Give the engine what is waiting; blocks while there is nothing to do. False when closed and done."""
         while True:
+            if self._stopping:
+                self._drop(self._engine.drop_waiting())
             try:
                 shard = self._waiting.get(block=not self._engine.busy)
             except queue.Empty:
@@ -95,10 +115,22 @@ class ShardRunner:
                 self._waiting.put(None)
                 return self._engine.busy
             self._open.add(shard)
+            if self._stopping:
+                self._pool.submit(self._dropped, shard, len(shard.tasks))
+                continue
             fresh = [task for task in shard.tasks if task.task_id not in self._rendering]
             for task in shard.tasks:
                 self._rendering.setdefault(task.task_id, []).append(shard)
             self._engine.add(fresh, flush=True)
+
+    def _drop(self, tasks: list[RenderTask]) -> None:
+        waiting = Counter(shard for task in tasks for shard in self._rendering.pop(task.task_id))
+        for shard, number in waiting.items():
+            self._pool.submit(self._dropped, shard, number)
+
+    def _dropped(self, shard: "_Shard", number: int) -> None:
+        if shard.drop(number):
+            self._open.discard(shard)
 
     def _fail_all(self, error: BaseException) -> None:
         for shard in tuple(self._open):
@@ -117,6 +149,7 @@ class _Shard:
         self.tasks = tasks
         self._part, self._done = part, done
         self._missing = len(tasks)
+        self._stored = 0
         self._lock = threading.Lock()
 
     def fail(self, error: BaseException) -> None:
@@ -125,20 +158,30 @@ class _Shard:
                 self._done.set_exception(error)
 
     def store(self, outcome: Outcome, ready_at: datetime) -> bool:
-        """Store one outcome, and commit after the last; returns whether that was it."""
+        """Store one outcome; returns whether that ended the shard, well or not."""
         try:
             self._part.put(outcome, ready_at)
-            with self._lock:
-                self._missing -= 1
-                last = self._missing == 0
-            if last:
-                self._done.set_result(self._part.commit())
+            return self.drop(1, stored=1)
         except BaseException as error:  # noqa: BLE001  # whatever it is belongs to who waits for the shard
             self.fail(error)
             return True
+
+    def drop(self, number: int, *, stored: int = 0) -> bool:
+        """Wait for so many outcomes less, and commit when none is missing; returns whether that ended the shard."""
+        with self._lock:
+            self._missing -= number
+            self._stored += stored
+            last = self._missing == 0
+        if last:
+            try:
+                done = self._part.commit() if self._stored else METADATA_SCHEMA.empty_table()
+                self._done.set_result(done)
+            except BaseException as error:  # noqa: BLE001  # whatever it is belongs to who waits for the shard
+                self.fail(error)
         return last
 
 
-def _tasks(shard: pa.Table) -> Iterator[RenderTask]:
+def tasks_of(shard: pa.Table) -> Iterator[RenderTask]:
+    """The tasks of a planned shard, in order."""
     for row in shard.select(["task_id", *(field.name for field in fields(Recipe))]).to_pylist():
         yield RenderTask(task_id=row.pop("task_id").hex(), recipe=Recipe(**row))

@@ -47,3 +47,8 @@ class WorkerSpec:
     """Further arguments of the stock pipeline."""
     threads: int
     cache_folder: Path
+    launch_id: str
+    watchdog_s: float
+    """A step of the engine that takes longer ends the process."""
+    board: Any = None
+    """Where the worker learns that the launch stops: an actor handle."""

@@ -12,6 +12,8 @@ from pipeline.distributed.graph import cluster_summary, run_wave
 from pipeline.distributed.report import Progress, Tell
 from pipeline.distributed.shards import ShardPlan
 from pipeline.distributed.spec import Pool, WorkerSpec
+from pipeline.distributed.stopping import Stop
+from pipeline.distributed.worker import STOPPED
 from pipeline.errors import JobBrokenError
 from pipeline.identity import Ids, IdSet, ids_from_bytes
 from pipeline.output.index import load_index
@@ -37,6 +39,8 @@ class Work:
     committed: IdSet
     """When the launch began."""
     missing: Amount
+    retry_failed: bool = False
+    """A task that failed before this launch is missing."""
 
 
 class Waves:
@@ -48,11 +52,14 @@ class Waves:
         spec: WorkerSpec,
         pool: Pool,
         store: ObjectStore,
+        stop: Stop,
         tell: Tell,
         on_progress: Callable[[Progress], None],
     ) -> None:
         self._work, self._spec, self._pool, self._store = work, spec, pool, store
         self._tell, self._on_progress = tell, on_progress
+        self.stop = stop
+        self.missing = work.missing
         self.progress = Progress(total=work.missing)
         self.failures: list[dict[str, object]] = []
         """The first rows that failed."""
@@ -66,25 +73,29 @@ class Waves:
         return amount / self._busy_s if self._busy_s else None
 
     def run(self) -> None:
-        """Ends when nothing is missing. What counts is what the store holds, not what workers or Ray report."""
-        committed, missing = self._work.committed, self._work.missing
+        """Ends when nothing is missing, or stopped. What counts is what the store holds, not what workers report."""
+        done = self._work.committed
         for _ in range(MAX_WAVES):
             began = time.monotonic()
-            self._reported = []
-            for outcomes in self._wave(committed, missing):
+            for outcomes in self._wave(done):
                 self._take(outcomes)
             self._busy_s += time.monotonic() - began
-            committed = load_index(self._store).all()
-            self._check_stored(committed)
-            missing = self._missing(committed)
-            if not missing.images:
+            done = self._done()
+            self.missing = self._missing(done)
+            if not self.missing.images or self.stop.reason:
                 return
-        raise JobBrokenError(f"{missing.images} images have no outcome after {MAX_WAVES} waves")
+        raise JobBrokenError(f"{self.missing.images} images have no outcome after {MAX_WAVES} waves")
 
-    def _wave(self, committed: IdSet, missing: Amount) -> Iterator[pa.Table]:
+    def _done(self) -> IdSet:
+        """Everything with an outcome that counts, from the store."""
+        index = load_index(self._store)
+        self._check_stored(index.all())
+        return index.ok.union(self._reported) if self._work.retry_failed else index.all()
+
+    def _wave(self, committed: IdSet) -> Iterator[pa.Table]:
         work, images = self._work, self._work.prepared.job.render.shard_images
         slots = max(1, self._spec.rows // 2)
-        size = shard_size(missing, self._pool.workers, slots, None if images == "auto" else images)
+        size = shard_size(self.missing, self._pool.workers, slots, None if images == "auto" else images)
         plan = ShardPlan(
             manifest=work.prepared.manifest,
             space=work.space,
@@ -98,7 +109,9 @@ class Waves:
         try:
             for outcomes in run_wave(plan, work.prepared.points, committed, self._spec, self._pool):
                 silence.cancel()
-                yield outcomes
+                yield outcomes.filter(pc.not_equal(outcomes["status"], STOPPED))
+                if self.stop.complete:
+                    return
         finally:
             silence.cancel()
 

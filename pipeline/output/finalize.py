@@ -1,23 +1,27 @@
-"""Parts to ``metadata.parquet`` and ``failures.parquet``: one row per task, in manifest order. Idempotent."""
+"""Parts to ``metadata.parquet`` and ``failures.parquet``: one row per task, in manifest order. Idempotent.
+
+Where one picture answers several manifest rows, ``requests.parquet`` says so. ``README.md`` is for who loads them.
+"""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.output.index import load_index, write_segment
-from pipeline.output.layout import FAILURES_KEY, METADATA_KEY, PARTS_PREFIX
+from pipeline.output.card import write_card
+from pipeline.output.finalized import write_finalized
+from pipeline.output.index import load_index, part_keys, write_segment
+from pipeline.output.layout import FAILURES_KEY, METADATA_KEY, REQUESTS_KEY
 from pipeline.output.part import read_part
+from pipeline.output.payloads import StoredObject
+from pipeline.output.requests import ORDER, united_requests
 from pipeline.output.schema import METADATA_SCHEMA
 from pipeline.storage.base import ObjectStore
-
-_ORDER = (
-    "manifest_file", "manifest_row", "width", "height", "scheduler", "seed", "guidance_scale", "num_inference_steps",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,17 +33,22 @@ class Finalized:
 
 def finalize(store: ObjectStore) -> Finalized:
     """Write the tables of all that is committed, and an index segment that makes the next start fast."""
-    keys = [info.key for info in store.list(PARTS_PREFIX)]
+    keys = part_keys(store)
     with ThreadPoolExecutor(16) as pool:
         tables = list(pool.map(lambda key: read_part(store, key), keys))
     rows = one_per_task(_joined([METADATA_SCHEMA.empty_table(), *tables]))
-    rows = rows.sort_by([(name, "ascending") for name in _ORDER])
+    rows = rows.sort_by([(name, "ascending") for name in ORDER])
     ok = rows.filter(pc.equal(rows["status"], "ok"))
     failed = rows.filter(pc.not_equal(rows["status"], "ok"))
-    _write(store, METADATA_KEY, ok)
+    written = {METADATA_KEY: _write(store, METADATA_KEY, ok)}
     if failed.num_rows or store.head(FAILURES_KEY):
-        _write(store, FAILURES_KEY, failed)
+        written[FAILURES_KEY] = _write(store, FAILURES_KEY, failed)
+    requests = united_requests(store, rows)
+    if requests is not None:
+        written[REQUESTS_KEY] = _write(store, REQUESTS_KEY, requests)
+    write_card(store, ok, failed.num_rows)
     write_segment(store, load_index(store))
+    write_finalized(store, written)
     return Finalized(ok=ok.num_rows, failed=failed.num_rows, parts=len(keys))
 
 
@@ -89,7 +98,9 @@ def one_per_task(rows: pa.Table) -> pa.Table:
     return rows.take(ranked["number"].filter(pa.array(first)))
 
 
-def _write(store: ObjectStore, key: str, table: pa.Table) -> None:
+def _write(store: ObjectStore, key: str, table: pa.Table) -> StoredObject:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    store.put(key, buffer.getvalue())
+    body = buffer.getvalue()
+    store.put(key, body)
+    return StoredObject(sha256=sha256(body).hexdigest(), bytes=len(body))

@@ -1,12 +1,17 @@
 """A small note per launch: what it set out to do and, at its end, what came of it."""
 
 import json
+import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
 
-from pipeline.errors import ObjectMissingError
+from pipeline.errors import ObjectMissingError, StoreError
 from pipeline.output.layout import LAUNCHES_PREFIX
 from pipeline.storage.base import ObjectStore
+
+BEAT = timedelta(seconds=20)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +27,40 @@ class LaunchNote:
     """Tasks of the whole run, failed ones included, that had an outcome when the launch began."""
     rejected_rows: int = 0
     workers: int = 0
+    retry_failed: bool = False
+    alive_at: str | None = None
+    """When the launch last said that it is still at work."""
     finished_at: str | None = None
     ok: int = 0
     failed: int = 0
     images_per_s: float | None = None
     evaluations_per_s: float | None = None
+
+    def is_alive(self, now: datetime) -> bool:
+        """Whether the launch is at work, as far as its note tells."""
+        if self.finished_at is not None or self.alive_at is None:
+            return False
+        return now - datetime.fromisoformat(self.alive_at) < 3 * BEAT
+
+
+@contextmanager
+def kept_alive(store: ObjectStore, note: LaunchNote) -> Iterator[None]:
+    """Write the note, and again and again while the context lasts, so that others can see that we are at work."""
+    write_note(store, note)
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT.total_seconds()):
+            with suppress(StoreError):  # the next one may arrive
+                write_note(store, replace(note, alive_at=datetime.now(UTC).isoformat()))
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=BEAT.total_seconds())
 
 
 _FIELDS = {field.name for field in fields(LaunchNote)}

@@ -5,22 +5,28 @@ and a worker that finds its shard's part already there has nothing to do.
 """
 
 import io
+import json
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import JobBrokenError
 from pipeline.identity import part_id
-from pipeline.output.encode import encode_png
-from pipeline.output.layout import image_key, part_key, part_prefix
+from pipeline.output.encode import encode
+from pipeline.output.layout import PNG_FILES, Packing, part_key, part_prefix
+from pipeline.output.payloads import Stored, StoredObject, open_payloads
 from pipeline.output.schema import METADATA_SCHEMA
 from pipeline.rendering.results import Outcome, Rendered
 from pipeline.storage.base import ObjectStore
+
+_OBJECTS = b"darkroom.objects"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +37,10 @@ class RunFacts:
     model_fingerprint: str
     dtype: str
     darkroom_version: str
+    attempt: int = 0
+    """Which of the launches that try failed tasks again; 0 for the others."""
+    packing: Packing = PNG_FILES
+    """No column, but how all images are kept."""
 
 
 class PartWriter:
@@ -39,14 +49,19 @@ class PartWriter:
     def __init__(self, store: ObjectStore, shard: pa.Table, facts: RunFacts) -> None:
         """``shard`` has planned tasks with distinct ids."""
         self._store, self._shard, self._facts = store, shard, facts
+        self._payloads = open_payloads(store, facts.packing)
         self._numbers = {item.hex(): number for number, item in enumerate(shard["task_id"].to_pylist())}
         self._rows: dict[int, dict[str, Any]] = {}
         self._lock = threading.Lock()
 
     def committed(self) -> pa.Table | None:
-        """The metadata of this very shard if an earlier attempt committed it."""
-        found = next(self._store.list(part_prefix(part_id(self._shard["task_id"].to_pylist()))), None)
-        return None if found is None else read_part(self._store, found.key)
+        """The metadata of this very shard if it was committed, its failed tasks in this same attempt."""
+        for found in self._store.list(part_prefix(part_id(self._shard["task_id"].to_pylist()))):
+            rows = read_part(self._store, found.key)
+            failed = rows.filter(pc.not_equal(rows["status"], "ok"))
+            if not pc.any(pc.less(failed["attempt"], self._facts.attempt)).as_py():
+                return rows
+        return None
 
     def put(self, outcome: Outcome, ready_at: datetime) -> None:
         """Encode and store one outcome's picture and note its row; ``ready_at``: when its pixels were (UTC)."""
@@ -67,24 +82,21 @@ class PartWriter:
         shard = self._shard.take(pa.array(numbers, pa.int64()))
         name = part_id(shard["task_id"].to_pylist())
         table = _metadata(shard, rows, name, self._facts)
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        body = buffer.getvalue()
-        self._store.put(part_key(name, sha256(body).hexdigest()), body)
+        is_ok = pc.equal(table["status"], "ok")
+        table = _with_images(table, is_ok, self._payloads.store(name, table.filter(is_ok)))
+        put_part(self._store, name, table)
         return table
 
     def _stored(self, outcome: Rendered) -> dict[str, Any]:
-        image = encode_png(outcome.pixels)
-        key = image_key(outcome.task.task_id, image.file_sha256)
-        self._store.put(key, image.body)
+        image = encode(outcome.pixels, self._facts.packing)
+        self._payloads.add(outcome.task.task_id, image)
         return {
-            "file_name": key,
             "status": "ok",
             "verdict": "ok",
             "pixel_sha256": image.pixel_sha256,
             "file_sha256": image.file_sha256,
             "file_bytes": len(image.body),
-            "format": "png",
+            "format": self._facts.packing.format,
             "prompt_truncated": outcome.prompt_truncated,
             "rows": outcome.rows,
             "device": outcome.device,
@@ -100,7 +112,7 @@ def _failed(verdict: str, stage: str, error: str) -> dict[str, Any]:
 def _metadata(shard: pa.Table, rows: list[dict[str, Any]], name: str, facts: RunFacts) -> pa.Table:
     constants = {
         "part_id": name,
-        "attempt": 0,
+        "attempt": facts.attempt,
         "model_id": facts.model_id,
         "model_fingerprint": facts.model_fingerprint,
         "dtype": facts.dtype,
@@ -120,6 +132,34 @@ def _metadata(shard: pa.Table, rows: list[dict[str, Any]], name: str, facts: Run
     for extra in extras:
         schema = schema.append(shard.schema.field(extra))
     return pa.table([*columns, *(shard[extra] for extra in extras)], schema=schema)
+
+
+def _with_images(table: pa.Table, is_ok: pa.ChunkedArray, stored: Stored) -> pa.Table:
+    """Names the images' files, and in the schema's metadata the objects that hold several."""
+    names = pa.array(stored.file_names, pa.string())
+    column = pc.replace_with_mask(table["file_name"].combine_chunks(), is_ok.combine_chunks(), names)
+    table = table.set_column(table.column_names.index("file_name"), METADATA_SCHEMA.field("file_name"), column)
+    return with_objects(table, stored.objects)
+
+
+def put_part(store: ObjectStore, name: str, part: pa.Table) -> None:
+    """The commit itself. ``name`` is the ``part_id`` of its tasks."""
+    buffer = io.BytesIO()
+    pq.write_table(part, buffer, compression="zstd")
+    body = buffer.getvalue()
+    store.put(part_key(name, sha256(body).hexdigest()), body)
+
+
+def with_objects(part: pa.Table, objects: Mapping[str, StoredObject]) -> pa.Table:
+    """The part that names these objects with several images, and no others."""
+    described = {key: asdict(stored) for key, stored in objects.items()}
+    return part.replace_schema_metadata({_OBJECTS: json.dumps(described)} if described else None)
+
+
+def objects_of(part: pa.Table) -> dict[str, StoredObject]:
+    """By key, the objects with several images that a part names; single images have their digests in their rows."""
+    found = json.loads((part.schema.metadata or {}).get(_OBJECTS, b"{}"))
+    return {key: StoredObject(**described) for key, described in found.items()}
 
 
 def read_part(store: ObjectStore, key: str, columns: list[str] | None = None) -> pa.Table:

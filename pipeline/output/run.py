@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.errors import ObjectMissingError, RunMismatchError
 from pipeline.identity import RunConstants
-from pipeline.output.layout import RUN_KEY
+from pipeline.output.layout import PNG_FILES, RUN_KEY, Packing
 from pipeline.storage.base import ObjectStore
 
 RUN_FILE_VERSION = 1
@@ -41,6 +41,7 @@ class Run:
     """The resolved job of the first launch."""
     created_at: str
     darkroom_version: str
+    packing: Packing = PNG_FILES
 
 
 def read_run(store: ObjectStore) -> Run | None:
@@ -52,6 +53,7 @@ def read_run(store: ObjectStore) -> Run | None:
             raise RunMismatchError("the run was written by another version of Darkroom", where=where)
         read["constants"] = RunConstants(**read["constants"])
         read["numerics"] = NumericsProfile(**read["numerics"])
+        read["packing"] = Packing(**read.get("packing", {}))
         return Run(**read)
     except ObjectMissingError:
         return None
@@ -65,10 +67,16 @@ def write_run(store: ObjectStore, run: Run) -> None:
 
 def check_same_pixels(run: Run, wanted: RunConstants, where: str) -> None:
     """Refuse to mix pictures: ``RunMismatchError`` says which settings differ, with both values."""
-    differences = [
-        f"{name}: the run has {ours!r}, this job {theirs!r}"
-        for name, ours, theirs in _compared(asdict(run.constants), asdict(wanted))
-    ]
+    _check_same(asdict(run.constants), asdict(wanted), where)
+
+
+def check_same_packing(run: Run, wanted: Packing, where: str) -> None:
+    """Refuse to keep some images otherwise than the rest, in the same words."""
+    _check_same({"output": asdict(run.packing)}, {"output": asdict(wanted)}, where)
+
+
+def _check_same(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str) -> None:
+    differences = [f"{name}: the run has {left!r}, this job {right!r}" for name, left, right in _compared(ours, theirs)]
     if differences:
         raise RunMismatchError(
             "this output holds a run made with other settings: " + "; ".join(differences),

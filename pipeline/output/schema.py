@@ -40,5 +40,21 @@ METADATA_SCHEMA = pa.schema(
 )
 """``task_id`` and ``part_id`` are 32 hex digits. The manifest's extra columns follow, unchanged."""
 
-RESERVED = frozenset(METADATA_SCHEMA.names) | {"evaluations"}
+PAYLOAD_COLUMNS = (
+    "task_id", "prompt_id", "manifest_file", "manifest_row", "prompt", "negative_prompt", "seed", "guidance_scale",
+    "num_inference_steps", "scheduler", "width", "height", "model_id", "model_fingerprint", "dtype", "pixel_sha256",
+    "file_sha256", "file_bytes", "format", "prompt_truncated",
+)  # fmt: skip
+"""What may stand beside an image: it follows from the task and the pixels, whoever renders them and whenever."""
+
+IMAGE = pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+"""An image in a table, as Hugging Face's ``datasets`` have it."""
+
+RESERVED = frozenset(METADATA_SCHEMA.names) | {"evaluations", IMAGE.name}
 """Names an extra manifest column may not have."""
+
+
+def payload_columns(rows: pa.Table) -> pa.Table:
+    """Of metadata rows what goes beside their images: those columns and the manifest's own."""
+    extras = [name for name in rows.column_names if name not in METADATA_SCHEMA.names]
+    return rows.select([*PAYLOAD_COLUMNS, *extras]).replace_schema_metadata()

@@ -66,6 +66,12 @@ class Backlog:
         group = Group(len(listed)) if grouped else None
         self._waiting.extend(Pending(task, group) for task in listed)
 
+    def clear(self) -> list[Pending]:
+        """Take out all that waits."""
+        dropped = list(self._waiting)
+        self._waiting.clear()
+        return dropped
+
     def take(self, free_rows: int, *, drained: bool) -> Pending | None:
         """The task that may start now; None where it must wait for rows, or for the batch to drain (``drained``)."""
         if not free_rows or not self._waiting or (self.changes_key and not drained):

@@ -96,6 +96,13 @@ class Engine:
         """
         self._backlog.add(tasks, grouped=flush)
 
+    def drop_waiting(self) -> list[RenderTask]:
+        """Forget the tasks that have not begun, and return them: they will have no outcome."""
+        dropped = self._backlog.clear()
+        for pending in dropped:
+            self._settle(pending.group)
+        return [pending.task for pending in dropped]
+
     def render(self, tasks: Iterable[RenderTask]) -> Iterator[Outcome]:
         """Outcomes in completion order, those of tasks added before included."""
         self.add(tasks, flush=True)
@@ -205,11 +212,11 @@ class Engine:
             self._conditioning = {
                 name: _padded(torch.cat([slot.conditioning[name] for slot in slots]), missing) for name in names
             }
-        return (
-            _padded(latents, missing),
-            _padded(timesteps, missing).to(self._model.adapter.device),
-            self._conditioning,
-        )
+        timesteps = _padded(timesteps, missing)
+        if self._model.device != "cpu":
+            timesteps = timesteps.pin_memory()  # else the copy waits for everything the device still has to do
+        device = self._model.adapter.device
+        return _padded(latents, missing), timesteps.to(device, non_blocking=True), self._conditioning
 
     def _count_call(self, elapsed_s: float, used: int) -> None:
         for slot in self._slots:

@@ -63,12 +63,14 @@ class StableDiffusionXL(StableDiffusion):
     def windows(self) -> Mapping[str, int]:
         return {name: getattr(self.stock, name).model_max_length for name in ("tokenizer", "tokenizer_2")}
 
-    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Rows) -> Tensor:
-        height, width = (side * self.latent_factor for side in latents.shape[2:])
+    def extras(self, recipe: Recipe) -> Rows:
         # Original size, crop and target size, as the stock pipeline fills them in.
-        size = torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype, device=self.device)
-        further = {"text_embeds": conditioning["text_embeds"], "time_ids": size.expand(len(latents), -1)}
-        own = {name: rows for name, rows in conditioning.items() if name != "text_embeds"}
+        size = [recipe.height, recipe.width, 0, 0, recipe.height, recipe.width]
+        return {"time_ids": torch.tensor([size], dtype=self.dtype, device=self.device)}
+
+    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Rows) -> Tensor:
+        further = {name: conditioning[name] for name in ("text_embeds", "time_ids")}
+        own = {name: rows for name, rows in conditioning.items() if name not in further}
         predicted: Tensor = self.denoiser(latents, timesteps, **own, added_cond_kwargs=further, return_dict=False)[0]
         return predicted
 

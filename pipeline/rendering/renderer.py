@@ -26,6 +26,9 @@ class Renderer(Protocol):
     def add(self, tasks: Iterable[RenderTask], *, flush: bool = False) -> None:
         """Append to the backlog; with ``flush`` the tasks are a group whose commit waits for all of them."""
 
+    def drop_waiting(self) -> list[RenderTask]:
+        """Forget the tasks that have not begun, and return them: they will have no outcome."""
+
     def step(self) -> list[Outcome]:
         """Do a bounded amount of work; returns what finished."""
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from pipeline.recipe import RenderTask
 
-Stage = Literal["encode", "denoise", "decode"]
-Verdict = Literal["error", "nan_latents"]
+Stage = Literal["encode", "denoise", "decode", "process"]
+Verdict = Literal["error", "nan_latents", "quarantined"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -64,6 +64,12 @@ class SingleEngine:
         """Append to the backlog; every image is ready with its own call, so there is nothing to flush."""
         self._waiting.extend(tasks)
 
+    def drop_waiting(self) -> list[RenderTask]:
+        """Forget the tasks that have not begun, and return them: they will have no outcome."""
+        dropped = list(self._waiting)
+        self._waiting.clear()
+        return dropped
+
     def render(self, tasks: Iterable[RenderTask]) -> Iterator[Outcome]:
         """Outcomes in the order of the tasks, those of tasks added before included."""
         self.add(tasks)

@@ -38,6 +38,9 @@ class ObjectStore(Protocol):
     def put(self, key: str, body: bytes) -> None:
         """Write the object, or replace it. It is durable on return; no reader ever sees half of it."""
 
+    def put_file(self, key: str, file: BinaryIO) -> None:
+        """As `put`, with all that an open, seekable file holds, wherever it stands; memory never holds all of it."""
+
     def get(self, key: str) -> bytes:
         """Return the whole object. Raises ObjectMissingError."""
 

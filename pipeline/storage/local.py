@@ -5,8 +5,10 @@ between these steps leaves at most a file named `.tmp-…`, which no listing sho
 """
 
 import errno
+import io
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +23,7 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG)
+_COPY_BYTES = 2**20
 
 
 class LocalStore:
@@ -43,10 +46,14 @@ class LocalStore:
 
     def put(self, key: str, body: bytes) -> None:
         """Write or replace the file; it survives a power cut once this returns."""
+        self.put_file(key, io.BytesIO(body))
+
+    def put_file(self, key: str, file: BinaryIO) -> None:
+        """Write or replace the file with a copy of the given one, as `put` does."""
         path = self._path(key)
         with _translated("write", path):
             _make_directories(path.parent)
-            _replace(path, body)
+            _replace(path, file)
 
     def get(self, key: str) -> bytes:
         """Return the whole file. Raises ObjectMissingError."""
@@ -152,11 +159,12 @@ def _make_directories(directory: Path) -> None:
     _sync_directory(directory.parent)
 
 
-def _replace(path: Path, body: bytes) -> None:
+def _replace(path: Path, content: BinaryIO) -> None:
     temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
     try:
         with temporary.open("xb") as file:
-            file.write(body)
+            content.seek(0)
+            shutil.copyfileobj(content, file, _COPY_BYTES)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -65,13 +65,19 @@ class S3Store:
 
     def put(self, key: str, body: bytes) -> None:
         """Write or replace the object; all of it becomes visible at once."""
+        self.put_file(key, io.BytesIO(body))
+
+    def put_file(self, key: str, file: BinaryIO) -> None:
+        """Write or replace the object with the file's content; memory holds a few parts of 8 MiB of it."""
         target = {"Bucket": self._bucket, "Key": self._full(key)}
+        size_bytes = file.seek(0, os.SEEK_END)
 
         def send(client: Any) -> None:
-            if len(body) > _PART_BYTES:
-                client.upload_fileobj(io.BytesIO(body), **target, Config=_TRANSFER)
+            file.seek(0)
+            if size_bytes > _PART_BYTES:
+                client.upload_fileobj(file, **target, Config=_TRANSFER)
             else:
-                client.put_object(**target, Body=body)
+                client.put_object(**target, Body=file.read())
 
         self._insist(send, f"writing {key!r}")
 

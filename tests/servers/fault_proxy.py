@@ -9,7 +9,7 @@ import struct
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from enum import Enum
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -37,11 +37,18 @@ class Fault(Enum):
 class FaultProxy:
     """Forwards to `upstream_url`; each request meets a fault with the probabilities of `rates`, drawn from `seed`.
 
-    `landed` counts the faults that really happened (an answer without a body cannot be truncated).
+    Only requests by one of `methods`, if given. `landed` counts the faults that really happened (an answer without a
+    body cannot be truncated).
     """
 
     def __init__(
-        self, upstream_url: str, *, seed: int = 0, rates: Mapping[Fault, float] | None = None, delay_s: float = 0.2
+        self,
+        upstream_url: str,
+        *,
+        seed: int = 0,
+        rates: Mapping[Fault, float] | None = None,
+        methods: Container[str] | None = None,
+        delay_s: float = 0.2,
     ) -> None:
         self.landed: Counter[Fault] = Counter()
         self.requests = 0
@@ -50,6 +57,7 @@ class FaultProxy:
         self._upstream = (parts.hostname or "", parts.port or 80)
         self._random = random.Random(seed)
         self._rates = dict(rates or {})
+        self._methods = methods
         self._script: deque[Fault | None] = deque()
         self._lock = threading.Lock()
         self._server = _Server(self)
@@ -73,10 +81,12 @@ class FaultProxy:
         with self._lock:
             self._script.extend(faults)
 
-    def draw(self) -> Fault | None:
+    def draw(self, method: str) -> Fault | None:
         """Return what the next request meets."""
         with self._lock:
             self.requests += 1
+            if self._methods is not None and method not in self._methods:
+                return None
             if self._script:
                 return self._script.popleft()
             weights = [*self._rates.values(), max(0.0, 1 - sum(self._rates.values()))]
@@ -128,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = self.server.proxy.draw()
+        fault = self.server.proxy.draw(self.command)
         if fault is Fault.DELAY:
             time.sleep(self.server.proxy.delay_s)
         if fault in (Fault.UNAVAILABLE, Fault.INTERNAL_ERROR):

@@ -1,5 +1,7 @@
 """What both stores promise, one suite for both: a directory, and a bucket of a real S3 server."""
 
+import io
+import os
 import pickle
 import random
 import tempfile
@@ -76,6 +78,38 @@ def test_overwrite(store: ObjectStore) -> None:
     for body in (b"first", b"", b"third, and longer", bytes(9 * MIB), b"last"):
         store.put("a", body)
         assert store.get("a") == body
+
+
+class CountedFile(io.BytesIO):
+    """Notes the most that was read at once."""
+
+    largest = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        body = super().read(size)
+        self.largest = max(self.largest, len(body))
+        return body
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 8 * MIB, 20 * MIB + 1])
+def test_a_file_is_put_from_its_start_and_never_read_whole(store: ObjectStore, size_bytes: int) -> None:
+    body = random.Random(size_bytes).randbytes(size_bytes)
+    with CountedFile(body) as file:
+        file.seek(0, os.SEEK_END)
+        for _ in range(2):
+            store.put_file("a/b", file)
+            assert store.get("a/b") == body
+            assert not file.closed
+        assert file.largest <= 8 * MIB
+    assert keys(store) == ["a/b"]
+
+
+def test_a_file_on_disk_is_put(store: ObjectStore) -> None:
+    body = random.Random(0).randbytes(9 * MIB)
+    with tempfile.TemporaryFile() as file:
+        file.write(body)
+        store.put_file("a", file)
+    assert store.get("a") == body
 
 
 def test_ranges(store: ObjectStore) -> None:
@@ -196,6 +230,8 @@ def test_bad_keys_are_refused_by_every_method(tmp_path: Path, key: str) -> None:
                 use(key)
         with pytest.raises(ValueError, match="not a key"):
             store.put(key, b"")
+        with pytest.raises(ValueError, match="not a key"):
+            store.put_file(key, io.BytesIO())
         with pytest.raises(ValueError, match="not a key"):
             store.get_range(key, 0, 1)
 

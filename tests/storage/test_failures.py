@@ -1,6 +1,7 @@
 """What a store does when things fail: it insists while that can help, then says what is wrong, and leaks nothing."""
 
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 
+import boto3
 import pytest
 
 from pipeline.errors import InputError, StoreDeniedError, StoreError, StoreUnavailableError
@@ -40,7 +42,7 @@ def test_a_passing_failure_is_not_noticed(s3_server: SwiftServer, s3_bucket: str
         lambda store: store.get_range("a", 5, 100),
         lambda store: store.head("a"),
         lambda store: list(store.list()),
-        lambda store: store.put("large", body * 900),
+        lambda store: store.put_file("large", io.BytesIO(body * 900)),
         lambda store: store.delete("a"),
     ]
     plain = open_store(f"s3://{s3_bucket}/plain")
@@ -74,6 +76,21 @@ def test_patience_ends(s3_server: SwiftServer, s3_bucket: str) -> None:
         with pytest.raises(StoreUnavailableError, match=r"kept failing at bucket .*HTTP 503"):
             store.put("a", b"")
         assert proxy.requests > IMPATIENT.max_attempts, "more than one round"
+
+
+def test_a_failed_upload_leaves_no_parts_behind(s3_server: SwiftServer, s3_bucket: str) -> None:
+    client = boto3.session.Session().client("s3", endpoint_url=s3_server.endpoint_url)
+    begun = client.create_multipart_upload(Bucket=s3_bucket, Key="begun")
+    assert [upload["Key"] for upload in client.list_multipart_uploads(Bucket=s3_bucket)["Uploads"]] == ["begun"]
+    client.abort_multipart_upload(Bucket=s3_bucket, Key="begun", UploadId=begun["UploadId"])
+    with FaultProxy(s3_server.endpoint_url, rates={Fault.UNAVAILABLE: 1.0}, methods=("PUT",)) as proxy:
+        store = open_store(f"s3://{s3_bucket}", behind(proxy, patience_s=0))
+        with pytest.raises(StoreUnavailableError, match="writing 'large' kept failing"):
+            store.put_file("large", io.BytesIO(bytes(20_000_000)))
+        assert proxy.landed[Fault.UNAVAILABLE] >= 2
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=s3_bucket)
+    assert list(open_store(f"s3://{s3_bucket}").list()) == []
+    client.close()
 
 
 def test_missing_bucket(s3_bucket: str) -> None:

@@ -1,0 +1,110 @@
+"""Stopping a launch so that what has begun is finished and committed: Ctrl-C, SIGTERM, ``render.stop_after``."""
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Literal
+
+import ray
+
+from pipeline.distributed.report import Tell
+
+Reason = Literal["interrupted", "time"]
+GRACE_S = 120.0
+"""So long workers may take to finish what they have begun."""
+_POLL_S = 0.2
+
+
+class _Board:
+    """Where workers learn that the launch stops. An actor; its methods run in one event loop."""
+
+    def __init__(self) -> None:
+        self._stop = asyncio.Event()
+        self._working: set[str] = set()
+
+    async def wait_for_stop(self, worker: str) -> None:
+        """Returns when the launch stops; the worker then has to say when it is idle."""
+        self._working.add(worker)
+        await self._stop.wait()
+
+    async def idle(self, worker: str) -> None:
+        self._working.discard(worker)
+
+    async def stop(self) -> None:
+        self._stop.set()
+
+    async def working(self) -> int:
+        return len(self._working)
+
+
+def make_board() -> Any:
+    """A handle of a new board, for the workers of one launch."""
+    return ray.remote(num_cpus=0, max_concurrency=100_000)(_Board).remote()
+
+
+class Stop:
+    """The driver's side: who asked to stop, and whether all workers have."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._asked = threading.Event()
+        self._idle = threading.Event()
+        self.reason: Reason | None = None
+
+    @property
+    def complete(self) -> bool:
+        """All workers have committed what they had begun, or had their time."""
+        return self._idle.is_set()
+
+    def ask(self, reason: Reason) -> None:
+        """Stop as soon as may be; asked again, nothing more happens."""
+        self.reason = self.reason or reason
+        self._asked.set()
+
+    @contextmanager
+    def listening(self, board: Any, stop_after_s: float | None) -> Iterator[None]:
+        """While waves run: the first signal asks to stop, the second ends the process's main thread at once."""
+        threading.Thread(target=self._conduct, args=(board,), name="stop", daemon=True).start()
+        timer = threading.Timer(max(0.0, stop_after_s or 0.0), self.ask, ("time",))
+        timer.daemon = True
+        if stop_after_s is not None:
+            timer.start()
+        try:
+            with _signals(self._on_signal):
+                yield
+        finally:
+            timer.cancel()
+
+    def _on_signal(self, *_: object) -> None:
+        if self._asked.is_set():
+            raise KeyboardInterrupt
+        self.ask("interrupted")
+
+    def _conduct(self, board: Any) -> None:
+        """A thread of its own, since a signal may interrupt Ray anywhere."""
+        self._asked.wait()
+        why = "the time of render.stop_after is over" if self.reason == "time" else "stopping; again ends at once"
+        self._tell(f"{why}: images that have begun are finished and committed")
+        until = time.monotonic() + GRACE_S
+        with suppress(ray.exceptions.RayError):
+            ray.get(board.stop.remote())
+            while time.monotonic() < until and ray.get(board.working.remote()):
+                time.sleep(_POLL_S)
+        self._idle.set()
+
+
+@contextmanager
+def _signals(handler: Any) -> Iterator[None]:
+    """Handle SIGINT and SIGTERM so, where we are the main thread: elsewhere signals are somebody else's."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -1,0 +1,74 @@
+"""Committed images: a sample of their rows, and their bytes wherever the layout keeps them."""
+
+import tarfile
+from functools import partial
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import JobBrokenError
+from pipeline.identity import IdSet
+from pipeline.output.finalize import one_per_task
+from pipeline.output.index import load_index, part_keys
+from pipeline.output.layout import DATA_PREFIX, object_of
+from pipeline.output.outcomes import UNREADABLE, outcomes_of
+from pipeline.output.parallel import in_parallel
+from pipeline.output.part import read_part
+from pipeline.output.schema import IMAGE, METADATA_SCHEMA
+from pipeline.storage.base import ObjectStore
+
+
+def sample_images(store: ObjectStore, number: int, seed: int) -> list[dict[str, Any]]:
+    """Metadata rows of so many images, or of all if there are fewer: the same ones for the same seed.
+
+    Ids are digests, so images evenly spread over them are a fair sample of everything.
+    """
+    ids = load_index(store).ok.ids()
+    edges = np.linspace(0, len(ids), min(number, len(ids)) + 1).astype(np.int64)
+    wanted = IdSet(ids[np.random.default_rng(seed).integers(edges[:-1], edges[1:])])
+    tables = in_parallel(partial(_rows_of, store, wanted), part_keys(store))
+    rows: list[dict[str, Any]] = one_per_task(pa.concat_tables([METADATA_SCHEMA.empty_table(), *tables])).to_pylist()
+    return rows
+
+
+def _rows_of(store: ObjectStore, wanted: IdSet, key: str) -> pa.Table:
+    rows = read_part(store, key, METADATA_SCHEMA.names)
+    outcomes = outcomes_of(rows)
+    return rows.filter(pa.array(outcomes.ok & wanted.contains(outcomes.ids)))
+
+
+def read_image(store: ObjectStore, file_name: str) -> bytes:
+    """An image's file as it was encoded.
+
+    Raises ``ObjectMissingError``, and ``JobBrokenError`` if the object that should hold it does not.
+    """
+    key, member = object_of(file_name)
+    if member is None:
+        return store.get(key)
+    read = _from_table if key.startswith(DATA_PREFIX) else _from_tar
+    with store.open(key) as file:
+        try:
+            return read(file, member)
+        except (*UNREADABLE, tarfile.TarError) as error:
+            raise JobBrokenError(f"{store.uri}/{key} does not hold {member}: {error}") from None
+
+
+def _from_tar(file: BinaryIO, member: str) -> bytes:
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        found = tar.extractfile(member)
+        assert found is not None  # only folders and links have no content
+        return found.read()
+
+
+def _from_table(file: BinaryIO, member: str) -> bytes:
+    parquet = pq.ParquetFile(file)
+    for group in range(parquet.num_row_groups):
+        names = parquet.read_row_group(group, ["task_id"])["task_id"]
+        row = pc.index(names, member.rpartition(".")[0]).as_py()
+        if row >= 0:
+            image: bytes = parquet.read_row_group(group, [IMAGE.name])[IMAGE.name][row]["bytes"].as_py()
+            return image
+    raise KeyError(member)

@@ -1,0 +1,46 @@
+"""On the path of a process, makes prompts deadly: one with the word "deadly" kills it, one with "endless" hangs it.
+
+Python imports this module at start. Darkroom itself has no such hook.
+"""
+
+import os
+import signal
+import sys
+import time
+from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
+from typing import Any
+
+_TARGET = "pipeline.rendering.slots"
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        if name != _TARGET:
+            return None
+        spec = PathFinder.find_spec(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        load = spec.loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            load(module)
+            module.Slot.advance = _deadly(module.Slot.advance)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _deadly(advance: Any) -> Any:
+    def wrapped(slot: Any, predicted: Any) -> None:
+        words = slot.task.recipe.prompt.split()
+        if "deadly" in words:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "endless" in words:
+            time.sleep(3600)
+        advance(slot, predicted)
+
+    return wrapped
+
+
+sys.meta_path.insert(0, _Finder())

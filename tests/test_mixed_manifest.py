@@ -1,0 +1,83 @@
+"""A manifest whose rows agree in nothing: one command, one pass, each picture as stock diffusers draws it alone."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.schedulers import scheduler_of
+from pipeline.storage.local import LocalStore
+from tests import tiny_models
+from tests.rendering.test_parity import LARGEST_PIXEL_DIFFERENCE
+from tests.test_end_to_end import Darkroom, check_output, write_manifest
+
+SIZES = ((32, 32), (64, 32), (32, 48))
+SCHEDULERS = ("ddim", "euler_ancestral", "dpmsolver++:karras", "heun", "pndm")
+GUIDANCE = (0.0, 7.5, 1.0, 2.5)
+STEPS = (1, 2, 3, 4, 5, 6, 7)
+IMAGES = 30
+"""Each of the fifteen pairs of a size and a scheduler twice."""
+
+
+def row(number: int) -> dict[str, Any]:
+    width, height = SIZES[number % len(SIZES)]
+    return {
+        "prompt": f"cat {number}",
+        "negative_prompt": "ugly" if number % 3 else None,
+        "seed": 1000 + number,
+        "guidance_scale": GUIDANCE[number % len(GUIDANCE)],
+        "num_inference_steps": STEPS[number % len(STEPS)],
+        "scheduler": SCHEDULERS[number % len(SCHEDULERS)],
+        "width": width,
+        "height": height,
+    }
+
+
+def drawn_alone(stock: Any, config: Any, row: dict[str, Any]) -> NDArray[np.int_]:
+    """By stock diffusers, called as the manifest says."""
+    found = scheduler_of(row["scheduler"])
+    stock.scheduler = getattr(diffusers, found.kind.class_name).from_config(config, **found.settings)
+    options = {name: value for name, value in row.items() if name not in ("seed", "scheduler")}
+    generator = torch.Generator("cpu").manual_seed(row["seed"])
+    return np.asarray(stock(**options, generator=generator).images[0]).astype(int)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny models are drawn ten times as fast by one as by several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_each_picture_is_what_stock_draws_alone(tmp_path: Path, one_thread: None) -> None:
+    folder = tiny_models.save(tiny_models.stable_diffusion(), tmp_path / "model")
+    rows = [row(number) for number in range(IMAGES)]
+    write_manifest(tmp_path / "m.parquet", rows)
+    darkroom, words = Darkroom(tmp_path), ("render", "--manifest", "m.parquet", "--model", "model", "-o", "out")
+    said = darkroom.run(*words, "--set", "workers.count=1")
+    assert f"rendered   {IMAGES} images" in said
+    assert "the model was loaded 1 time(s)" in said
+    store = LocalStore(tmp_path / "out")
+    digests = check_output(store, IMAGES)
+    assert len(set(digests.values())) == IMAGES
+
+    stock = diffusers.DiffusionPipeline.from_pretrained(folder)
+    stock.set_progress_bar_config(disable=True)
+    config = stock.scheduler.config
+    for made in pq.read_table(tmp_path / "out" / "metadata.parquet").to_pylist():
+        asked = rows[made["manifest_row"]]
+        picture = np.asarray(Image.open(io.BytesIO(store.get(made["file_name"])))).astype(int)
+        assert np.abs(picture - drawn_alone(stock, config, asked)).max() <= LARGEST_PIXEL_DIFFERENCE, asked
+
+    assert "rendered   0 images" in darkroom.run(*words)
+    assert check_output(store, IMAGES) == digests
