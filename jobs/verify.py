@@ -165,7 +165,8 @@ def _rerender(store: ObjectStore, number: int, as_json: bool) -> None:
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom" / "digests"
     made = rerender(store, number, cache, lambda sentence: typer.echo(sentence, err=True))
-    typer.echo(json.dumps(asdict(made), indent=1) if as_json else "\n".join(_compared(made)))
+    facts = {"equal": made.equal, "unexplained": made.unexplained, **asdict(made)}
+    typer.echo(json.dumps(facts, indent=1) if as_json else "\n".join(_compared(made)))
     if made.unexplained:
         raise typer.Exit(1)
 

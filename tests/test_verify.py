@@ -363,6 +363,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "dropped    1 images" in capsys.readouterr().out
     assert darkroom(monkeypatch, "verify", store.uri) == 0
     assert darkroom(monkeypatch, "verify", store.uri, "--clean", "--drop-damaged") == 2
+    assert darkroom(monkeypatch, "verify", str(tmp_path / "nothing")) == 2
     store.delete(METADATA_KEY)
     capsys.readouterr()
     assert darkroom(monkeypatch, "verify", store.uri) == 1

@@ -116,24 +116,20 @@ def _task(row: dict[str, Any]) -> RenderTask:
 
 
 def _compared(store: ObjectStore, run: Run, outcome: Outcome, row: dict[str, Any]) -> Compared:
+    image = Compared(task_id=row["task_id"], file_name=row["file_name"])
     if isinstance(outcome, Failed):
-        return Compared(**_named(row), error=f"rendering: {outcome.error}")
-    made_alike = (outcome.device, outcome.rows) == (row["device"], row["rows"])
+        return replace(image, error=f"rendering: {outcome.error}")
+    image = replace(image, made_alike=(outcome.device, outcome.rows) == (row["device"], row["rows"]))
     if pixel_sha256(outcome.pixels) == row["pixel_sha256"]:
-        return Compared(**_named(row), equal=True, made_alike=made_alike)
+        return replace(image, equal=True)
     try:
         stored = _pixels(read_image(store, row["file_name"]))
     except (ObjectMissingError, JobBrokenError, OSError, SyntaxError) as error:  # the last two are Pillow's
-        return Compared(**_named(row), error=f"reading the stored image: {error}")
+        return replace(image, error=f"reading the stored image: {error}")
     ours = _pixels(encode(outcome.pixels, run.packing).body)
     if stored.shape != ours.shape:
-        return Compared(**_named(row), error=f"the stored image has the shape {stored.shape}, not {ours.shape}")
-    difference = int(np.abs(stored.astype(np.int16) - ours).max())
-    return Compared(**_named(row), difference=difference, made_alike=made_alike)
-
-
-def _named(row: dict[str, Any]) -> dict[str, str]:
-    return {name: row[name] for name in ("task_id", "file_name")}
+        return replace(image, error=f"the stored image has the shape {stored.shape}, not {ours.shape}")
+    return replace(image, difference=int(np.abs(stored.astype(np.int16) - ours).max()))
 
 
 def _pixels(body: bytes) -> NDArray[np.uint8]:
