@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help setup demo test lint shapes-accuracy clean
+.PHONY: help setup demo test lint shapes-accuracy digests clean
 
 help:
 	@echo "make setup            make .venv with darkroom in it"
 	@echo "make demo             render the demonstration into renders/demo"
 	@echo "make test             lint, types and tests"
 	@echo "make shapes-accuracy  how often the built-in model draws what it was told"
+	@echo "make digests          whether the demo's pictures are the same bytes however they are rendered"
 	@echo "make clean            remove .venv and what tests left"
 
 setup: $(READY)
@@ -44,6 +45,9 @@ test: lint
 
 shapes-accuracy: setup
 	$(BIN)/python -m benchmarks.shapes_accuracy
+
+digests: setup
+	$(BIN)/python -m benchmarks.digests
 
 clean:
 	rm -rf $(VENV) .work .mypy_cache .ruff_cache .pytest_cache .hypothesis

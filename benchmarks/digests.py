@@ -62,8 +62,8 @@ def demo_rows(folder: Path, limit: int | None, seed: int) -> list[Row]:
     sweep = load_job(JOB, [], date.today()).sweep
     axes = sweep.seeds, sweep.guidance_scales or (), sweep.num_inference_steps or ()
     images = [
-        {**row, "seed": seed, "guidance_scale": scale, "num_inference_steps": steps}
-        for row, (seed, scale, steps) in product(rows, product(*axes))
+        {**row, "seed": own, "guidance_scale": scale, "num_inference_steps": steps}
+        for row, (own, scale, steps) in product(rows, product(*axes))
     ]
     return Random(seed).sample(images, min(limit, len(images)))
 
@@ -92,7 +92,7 @@ def digest(pictures: Mapping[str, str | None]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=10, help="of the job as it is, at least 1")
+    parser.add_argument("--runs", type=int, default=10, help="of the job as it is")
     parser.add_argument("--limit", type=int, help="images; all of the demo's if left out")
     parser.add_argument("--seed", type=int, default=0, help="of the order and of the lot")
     given = parser.parse_args()

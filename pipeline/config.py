@@ -131,6 +131,8 @@ class RenderSection(_Section):
     compile: Annotated[Literal["auto"] | bool, _allowed("auto, true or false")] = "auto"
     """Of the denoiser; auto: on GPUs."""
     shard_images: Annotated[Literal["auto"] | PositiveInt, _allowed("auto, or a whole number from 1")] = "auto"
+    strict_numerics: Annotated[bool, _allowed("true or false")] = False
+    """Refuse what a later launch otherwise warns of: what may change last bits."""
     allowed_failures: Annotated[int, Field(ge=0), _allowed("a whole number from 0")] = 0
     stop_after: Annotated[
         float | None, BeforeValidator(_seconds), _allowed("a time such as 6h, 90m or 1h30m, or null")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pipeline
 from pipeline.distributed.report import Tell
 from pipeline.distributed.spec import Device, Pool
+from pipeline.errors import RunMismatchError
 from pipeline.model.facts import check_weights, resolved_dtype
 from pipeline.model.fingerprint import DigestCache, fingerprint
 from pipeline.model.resolve import ModelSource
@@ -58,14 +59,22 @@ def bind(
 ) -> Run:
     """The run at this output: the known one, with a warning where this launch computes otherwise, else a new one.
 
-    Raises ``RunMismatchError`` if another launch has bound the output meanwhile, to other settings.
+    Raises ``RunMismatchError`` if another launch has bound the output meanwhile, to other settings, and where this
+    launch computes otherwise and ``render.strict_numerics`` is set.
     """
     wanted = prepared.job.model.dtype
     dtype = known.constants.dtype if known else resolved_dtype(wanted, model.folder, gpus=bool(pool.gpus))
     numerics = _numerics(known, prepared, pool, device, dtype)
     if known is not None:
-        for warning in numerics_warnings(known, numerics):
-            tell(f"warning: {warning}")
+        differences = numerics_warnings(known, numerics)
+        if differences and prepared.job.render.strict_numerics:
+            raise RunMismatchError(
+                "this launch would compute otherwise than the run did: " + "; ".join(differences),
+                where=store.uri,
+                allowed="the same, or render.strict_numerics: false",
+            )
+        for difference in differences:
+            tell(f"warning: {difference}")
         return replace(known, numerics=numerics)
     run = Run(
         model_id=prepared.source.model_id,

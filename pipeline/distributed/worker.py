@@ -27,7 +27,7 @@ from pipeline.model.fingerprint import DigestCache, fingerprint
 from pipeline.output.attempts import Attempts, Process
 from pipeline.output.part import PartWriter
 from pipeline.output.schema import METADATA_SCHEMA
-from pipeline.rendering.engine import DEVICE_ERRORS
+from pipeline.rendering.devices import device_error
 from pipeline.rendering.renderer import load_renderer
 from pipeline.rendering.results import Failed
 from pipeline.storage.location import open_store
@@ -109,7 +109,9 @@ class RenderWorker:
         await asyncio.to_thread(self._attempts.begin, name)
         try:
             rows = await asyncio.wrap_future(self._runner.submit(shard))
-        except DEVICE_ERRORS as error:
+        except Exception as error:
+            if not device_error(error):
+                raise
             die(f"the device is of no use to this process any more: {type(error).__name__}: {error}")
         await asyncio.to_thread(self._attempts.end, name)
         return rows

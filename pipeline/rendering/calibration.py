@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.recipe import Recipe
+from pipeline.rendering.devices import out_of_memory
 from pipeline.rendering.loading import LoadedModel
 from pipeline.rendering.prompts import Prompts
 
@@ -34,7 +35,7 @@ class Measured:
 def measure(model: LoadedModel, rows: int, width: int, height: int, seconds: float) -> Measured:
     """Call the denoiser on full batches of pictures (px) for about so many seconds.
 
-    Raises ``torch.OutOfMemoryError`` when they do not fit.
+    Raises what ``out_of_memory`` tells when they do not fit.
     """
     adapter = model.adapter
     prompts = Prompts(adapter)
@@ -73,7 +74,9 @@ def calibrate(model: LoadedModel, width: int, height: int, seconds: float, most_
     while rows <= most_rows:
         try:
             now = measure(model, rows, width, height, seconds)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             return
         yield now
         if before is not None and now.evaluations_per_s < 1.02 * before.evaluations_per_s and rows >= 16:

@@ -12,7 +12,8 @@ class Compiled:
     """Calls a network through ``torch.compile``, which compiles it anew for each shape of its first input."""
 
     def __init__(self, network: Any) -> None:
-        self._compiled: Any = torch.compile(network, dynamic=False)
+        # Rounds within fused operations as between separate ones, so that half precision is what it is uncompiled.
+        self._compiled: Any = torch.compile(network, dynamic=False, options={"emulate_precision_casts": True})
         self._shapes: set[torch.Size] = set()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -21,6 +21,7 @@ from pipeline.errors import JobBrokenError, RenderError
 from pipeline.recipe import RenderTask
 from pipeline.rendering.adapter import Rows
 from pipeline.rendering.backlog import Backlog, BatchKey, Group, Pending
+from pipeline.rendering.devices import device_error, out_of_memory
 from pipeline.rendering.loading import LoadedModel
 from pipeline.rendering.prompts import Prompts
 from pipeline.rendering.results import Failed, Outcome, Rendered, Stage
@@ -30,8 +31,6 @@ _log = logging.getLogger(__name__)
 
 CACHED_TIMETABLES = 64
 """Pristine schedulers, one per (scheduler, step count, size)."""
-DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError)
-"""The machine's trouble, never a task's fault."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,9 +156,9 @@ class Engine:
             stage = "denoise"
             timetable = self._timetable(recipe.scheduler, recipe.num_inference_steps, recipe.width, recipe.height)
             slot = Slot(adapter, pending, conditioning, timetable)
-        except DEVICE_ERRORS:
-            raise
-        except Exception as error:  # noqa: BLE001  # the task boundary: what a recipe breaks is that task's failure
+        except Exception as error:  # the task boundary: what a recipe breaks is that task's failure
+            if device_error(error):
+                raise
             return _failed(pending.task, stage, error)
         self._conditioning = None
         slot.render_s = self._clock() - began
@@ -170,7 +169,9 @@ class Engine:
         began, used = self._clock(), self._used_rows()
         try:
             predicted = self._model.adapter.predict(*self._batch())
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             self._shrink_batch(error)
             return []
         by_slot = torch.split(predicted[:used], [slot.rows for slot in self._slots])
@@ -187,7 +188,7 @@ class Engine:
             self._conditioning = None
         return [*failed.values()]
 
-    def _shrink_batch(self, error: torch.OutOfMemoryError) -> None:
+    def _shrink_batch(self, error: BaseException) -> None:
         """Go on with the next lower power of two of rows for this picture size; no slot loses its state."""
         smaller = _lower_power_of_two(self._rows)
         if smaller < 2:
@@ -239,7 +240,9 @@ class Engine:
             chunk = self._ready[: self._decode_rows]
             try:
                 outcomes += self._decode_chunk(chunk)
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
                 if self._decode_rows == 1:
                     reason = f"not even one image can be decoded on {self._model.device}: {error}"
                     raise JobBrokenError(reason) from error
@@ -290,9 +293,9 @@ def _padded(rows: Tensor, missing: int) -> Tensor:
 def _advance(slot: Slot, predicted: Tensor) -> Failed | None:
     try:
         slot.advance(predicted)
-    except DEVICE_ERRORS:
-        raise
-    except Exception as error:  # noqa: BLE001  # the task boundary: a scheduler that gives up fails its own task
+    except Exception as error:  # the task boundary: a scheduler that gives up fails its own task
+        if device_error(error):
+            raise
         return _failed(slot.task, "denoise", error)
     return None
 

@@ -12,7 +12,8 @@ import torch
 
 from pipeline.errors import ModelError
 from pipeline.recipe import Recipe, RenderTask
-from pipeline.rendering.engine import DEVICE_ERRORS, EngineCounters
+from pipeline.rendering.devices import device_error
+from pipeline.rendering.engine import EngineCounters
 from pipeline.rendering.results import Failed, Outcome, Rendered
 from pipeline.rendering.timetables import require_steps
 from pipeline.schedulers import evaluations, scheduler_of
@@ -83,9 +84,9 @@ class SingleEngine:
         task, began = self._waiting.popleft(), self._clock()
         try:
             images = self._draw(task.recipe)
-        except DEVICE_ERRORS:
-            raise
-        except Exception as error:  # noqa: BLE001  # the task boundary: what a recipe breaks is that task's failure
+        except Exception as error:  # the task boundary: what a recipe breaks is that task's failure
+            if device_error(error):
+                raise
             return [Failed(task=task, stage="denoise", verdict="error", error=f"{type(error).__name__}: {error}")]
         elapsed_s = self._clock() - began
         count = evaluations(task.recipe.scheduler, task.recipe.num_inference_steps)

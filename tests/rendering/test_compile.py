@@ -22,16 +22,16 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs a C++ compiler, g++")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_stock_draws_nearly_the_same(dtype: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    kind = kind_in(dtype, "sd", tmp_path, compiled=True)
+def test_stock_draws_nearly_the_same(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    """In bfloat16, where fused operations would round less often than separate ones."""
+    kind = kind_in("bfloat16", "sd", tmp_path, compiled=True)
     cases = [
         task(prompt=f"cat {seed}", seed=seed, scheduler=scheduler, guidance_scale=scale, num_inference_steps=2 + seed)
         for scheduler in ("ddim", "euler_ancestral")
         for seed, scale in enumerate((1.0, 2.5, 7.5))
     ]
     means = compare(kind, f"{dtype}, compiled", cases, pytestconfig)
-    assert max(means.values()) <= (LARGEST_MEAN if dtype == "bfloat16" else 1e-2), means
+    assert max(means.values()) <= largest_mean, means
 
 
 def test_each_size_is_compiled_once_until_there_are_too_many(

@@ -132,30 +132,35 @@ def test_what_the_network_raises_is_no_tasks_fault(epsilon_model: LoadedModel) -
 class SmallDevice(torch.nn.Module):
     """A denoiser on a device that has no room for more than some rows."""
 
-    def __init__(self, denoiser: Any, most_rows: int) -> None:
+    def __init__(self, denoiser: Any, most_rows: int, error: type[RuntimeError]) -> None:
         super().__init__()
         self.inner, self.most_rows, self.config = denoiser, most_rows, denoiser.config
+        self.error = error
 
     def forward(self, latents: torch.Tensor, *inputs: Any, **named: Any) -> Any:
         if len(latents) > self.most_rows:
-            raise torch.OutOfMemoryError(f"tried to allocate {len(latents)} rows")
+            raise self.error(f"DefaultCPUAllocator: can't allocate memory: you tried to allocate {len(latents)} rows")
         return self.inner(latents, *inputs, **named)
 
 
-def on_small_device(model: LoadedModel, most_rows: int) -> LoadedModel:
+def on_small_device(
+    model: LoadedModel, most_rows: int, error: type[RuntimeError] = torch.OutOfMemoryError
+) -> LoadedModel:
     stock = model.adapter.stock
     parts = {**stock.components, "unet": stock.unet}
     copied = type(stock)(**parts, requires_safety_checker=False)
-    copied.unet = SmallDevice(stock.unet, most_rows)
+    copied.unet = SmallDevice(stock.unet, most_rows, error)
     return replace(model, adapter=replace(model.adapter, stock=copied))
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
 def test_a_batch_too_large_for_the_device_is_made_smaller_and_nothing_is_lost(
-    epsilon_model: LoadedModel, caplog: pytest.LogCaptureFixture
+    epsilon_model: LoadedModel, caplog: pytest.LogCaptureFixture, error: type[RuntimeError]
 ) -> None:
+    """On CPUs torch says so in a plain ``RuntimeError``."""
     wide = [task(width=2 * SIZE_PX, seed=n) for n in range(3)]
     tasks = [*mixed_tasks(), *wide]
-    engine = Engine(on_small_device(epsilon_model, 5), 16)
+    engine = Engine(on_small_device(epsilon_model, 5, error), 16)
     outcomes = [outcome for outcome in engine.render(tasks) if isinstance(outcome, Rendered)]
     assert sorted(o.task.task_id for o in outcomes) == sorted(own.task_id for own in tasks)
     assert {o.rows for o in outcomes} == {4}

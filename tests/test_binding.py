@@ -1,0 +1,48 @@
+"""What an output is bound to, and what a launch that computes otherwise is told."""
+
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.config import load_job
+from pipeline.distributed.binding import bind, find_model
+from pipeline.distributed.spec import Device, Pool
+from pipeline.errors import RunMismatchError
+from pipeline.output.run import read_run
+from pipeline.prepare import Prepared, prepare
+from pipeline.storage.local import LocalStore
+
+CPU = Device(name="cpu", memory_bytes=None)
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Prepared:
+    pq.write_table(pa.table({"prompt": ["a red circle"]}), tmp_path / "m.parquet")
+    return prepare(load_job(None, [("manifest", str(tmp_path / "m.parquet"))], date(2026, 1, 1)))
+
+
+def bound(prepared: Prepared, store: LocalStore, cache: Path, cpus: int) -> list[str]:
+    """Binds a launch with so many threads per worker; returns what was said."""
+    said: list[str] = []
+    known = read_run(store)
+    model = find_model(prepared, known, cache, said.append)
+    bind(store, known, prepared, model, Pool(workers=1, gpus=0, cpus=cpus), CPU, said.append)
+    return [sentence for sentence in said if sentence.startswith("warning")]
+
+
+def test_other_threads_are_warned_about_or_refused(prepared: Prepared, tmp_path: Path) -> None:
+    store, cache = LocalStore(tmp_path / "out"), tmp_path / "cache"
+    assert bound(prepared, store, cache, cpus=1) == []
+    assert bound(prepared, store, cache, cpus=1) == []
+    (warning,) = bound(prepared, store, cache, cpus=2)
+    assert "threads was 1 when the run began and is 2 now" in warning
+    strict = prepared.job.render.model_copy(update={"strict_numerics": True})
+    prepared = replace(prepared, job=prepared.job.model_copy(update={"render": strict}))
+    assert bound(prepared, store, cache, cpus=1) == []
+    with pytest.raises(RunMismatchError, match="threads was 1") as caught:
+        bound(prepared, store, cache, cpus=2)
+    assert "strict_numerics" in str(caught.value)

@@ -1,0 +1,75 @@
+"""Launches that are stopped, that fail in part, and that others disturb; as a user runs them."""
+
+import json
+import signal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.output.launch_note import LaunchNote, write_note
+from pipeline.storage.local import LocalStore
+from tests.faults.launched import Launch, wait_until
+
+PROMPTS = [f"a red circle {number}" for number in range(40)]
+
+
+def render(folder: Path, *words: str, harmful: bool = False) -> Launch:
+    base = ["render", "--manifest", "m.parquet", "--steps", "2", "--sizes", "32x32", "-o", "out"]
+    return Launch(folder, [*base, "--set", "workers.count=1", *words], harmful=harmful)
+
+
+def committed(folder: Path) -> int:
+    return sum(pq.read_metadata(path).num_rows for path in (folder / "out" / "metadata").rglob("*.parquet"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    pq.write_table(pa.table({"prompt": PROMPTS}), tmp_path / "m.parquet")
+    return tmp_path
+
+
+def test_what_has_begun_is_committed_when_a_launch_is_stopped(folder: Path) -> None:
+    """One shard of a thousand images, none of which would be committed before the last."""
+    words = ("--seeds", "0-49", "--set", "render.shard_images=1000")
+    stopped = render(folder, *words)
+    assert wait_until(lambda: len(list((folder / "out" / "images").rglob("*.png"))) >= 20), stopped.err.read_text()
+    stopped.process.send_signal(signal.SIGTERM)
+    assert stopped.wait() == 130, stopped.err.read_text()
+    assert "images that have begun are finished and committed" in stopped.err.read_text()
+    first = committed(folder)
+    assert 20 <= first < 1000
+    assert f"rendered   {first} images" in stopped.out.read_text()
+    assert f"remaining  {2000 - first:,} images" in stopped.out.read_text()
+    timed = render(folder, *words, "--set", "render.stop_after=12s", "--set", "render.rows=32")
+    assert timed.wait() == 0, timed.err.read_text()
+    assert "the time of render.stop_after is over" in timed.err.read_text()
+    assert "rows was 16 when the run began and is 32 now" in timed.err.read_text()
+    both = committed(folder)
+    assert f"remaining  {2000 - both:,} images" in timed.out.read_text()
+    assert pq.read_metadata(folder / "out" / "metadata.parquet").num_rows == both
+    assert not list((folder / "out" / "_darkroom" / "attempts").rglob("*.json"))
+
+
+def test_failed_images_are_tried_again_when_asked_for(folder: Path) -> None:
+    pq.write_table(pa.table({"prompt": [*PROMPTS[:4], "a failing circle"]}), folder / "m.parquet")
+    assert render(folder, harmful=True).wait() == 3
+    again = render(folder)
+    assert again.wait() == 0
+    assert "rendered   0 images" in again.out.read_text()
+    assert "failed     1 images in earlier launches; not tried again" in again.out.read_text()
+    other = LaunchNote(
+        launch_id="other", started_at="2026-01-01T00:00:00+00:00", alive_at="2999-01-01T00:00:00+00:00", planned=5,
+        to_render=5,
+    )  # fmt: skip
+    write_note(LocalStore(folder / "out"), other)
+    retried = render(folder, "--retry-failed")
+    assert retried.wait() == 0, retried.err.read_text()
+    assert "warning: the launch other is at work on this output too" in retried.err.read_text()
+    assert "rendered   1 images" in retried.out.read_text()
+    rows = pq.read_table(folder / "out" / "metadata.parquet").to_pylist()
+    assert [row["attempt"] for row in rows] == [0, 0, 0, 0, 1]
+    assert pq.read_table(folder / "out" / "failures.parquet").num_rows == 0
+    note = json.loads(sorted((folder / "out" / "_darkroom" / "launches").glob("2*.json"))[-1].read_text())
+    assert (note["retry_failed"], note["ok"]) == (True, 1)
