@@ -11,7 +11,7 @@ import argparse
 import platform
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import diffusers
@@ -24,14 +24,7 @@ from pipeline.model.facts import read_facts
 from pipeline.model.resolve import BUILT_IN
 from pipeline.recipe import RenderTask
 from pipeline.rendering.calibration import measure
-from pipeline.rendering.engine import EngineCounters
 from pipeline.rendering.loading import LoadedModel, load_model
-
-
-def real_rows(before: EngineCounters, after: EngineCounters) -> float:
-    """Fraction of the denoiser's rows that were tasks', not padding."""
-    evaluations, padded = after.evaluations - before.evaluations, after.padded_rows - before.padded_rows
-    return evaluations / (evaluations + padded)
 
 
 class Gain:
@@ -83,7 +76,7 @@ def compare(
         gains.measure()
         theirs, before = seconds(rival, tasks), darkroom.counters
         ours = seconds(darkroom, tasks)
-        pairs.append((theirs, ours, real_rows(before, darkroom.counters)))
+        pairs.append((theirs, ours, (darkroom.counters - before).real_rows))
     theirs, ours, filled = (statistics.median(pair[index] for pair in pairs) for index in range(3))
     return Compared(
         work=work,
@@ -118,8 +111,7 @@ def main() -> None:
         f"diffusers {diffusers.__version__}; {given.tasks} images, {given.pairs} pairs, {given.rows} rows, seed 0"
     )
     darkroom_model = load_model(given.model, dtype=given.dtype, device=given.device, compiled=given.compile)
-    plain = replace(darkroom_model, adapter=replace(darkroom_model.adapter, compiled=False))
-    gains = Gain(plain, given.rows, side)
+    gains = Gain(darkroom_model, given.rows, side)
     darkroom = Darkroom(darkroom_model, given.rows)
     stock = (given.model, facts.class_name, given.dtype, given.device)
     batched = "B2" if given.compile else "B1"

@@ -12,11 +12,6 @@ from pipeline.rendering.engine import Engine, EngineCounters
 from pipeline.rendering.loading import load_model
 
 
-def share(counters: EngineCounters) -> float:
-    """Of rows that were tasks'."""
-    return counters.evaluations / (counters.evaluations + counters.padded_rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=500)
@@ -37,7 +32,7 @@ def main() -> None:
             full = engine.counters
         engine.step()
     print(f"W3, {given.tasks} tasks, {given.rows} rows, {given.steps[0]} to {given.steps[1]} steps, seed {SEED}")
-    print(f"real rows: {share(engine.counters):.4f} in all, {share(full):.4f} before the last slots drain")
+    print(f"real rows: {engine.counters.real_rows:.4f} in all, {full.real_rows:.4f} before the last slots drain")
 
 
 if __name__ == "__main__":

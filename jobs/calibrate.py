@@ -45,7 +45,7 @@ def calibrate(
     source = prepared.source.pinned()
     dtype = resolved_dtype(given.model.dtype, source.folder(), gpus=device == "cuda")
     loaded = load_model(source.folder(), dtype=dtype, device=device, loras=source.lora_files(), compiled=compiled)
-    for width, height in prepared.axes.sizes:
+    for width, height in prepared.count.sizes:
         typer.echo(f"{source.model_id}, {width}x{height} px, {dtype}{', compiled' if compiled else ''}, {name}")
         typer.echo(f"{'rows':>6} {'evaluations/s':>14} {'ms/call':>9} {'peak GiB':>9}")
         table = []

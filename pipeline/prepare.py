@@ -27,7 +27,7 @@ from pipeline.planning.grids import Axes, number_of_points
 from pipeline.planning.limits import MAX_POINTS, Refusal, refusals, unfit_steps
 from pipeline.planning.rows import Numbered, Rows, keep_rows
 from pipeline.planning.selection import Selection, first_tasks, sample_rows, sample_tasks
-from pipeline.schedulers import missing_module, scheduler_of
+from pipeline.schedulers import scheduler_of
 from pipeline.storage.s3_settings import S3Settings
 from pipeline.sweep import MAX_GUIDANCE, MAX_SEED, MAX_SIDE_PX, MAX_STEPS
 
@@ -78,7 +78,7 @@ def prepare(job: Job, *, skip_bad_rows: bool = False) -> Prepared:
     axes = _axes(job, model)
     rules = RowRules(
         size_factor=model.size_factor,
-        schedulers=frozenset(_usable_schedulers(model)),
+        schedulers=frozenset(model.family.schedulers()),
         reserved=RESERVED,
         max_side_px=MAX_SIDE_PX,
         max_seed=MAX_SEED,
@@ -239,20 +239,12 @@ def _check_points(axes: Axes, model: ModelFacts) -> None:
         )
 
 
-def _usable_schedulers(model: ModelFacts) -> tuple[str, ...]:
-    """Those the model can be sampled with and that can be imported here."""
-    return tuple(name for name in model.family.schedulers() if missing_module(name) is None)
-
-
 def _check_schedulers(axes: Axes, model: ModelFacts) -> None:
-    allowed = _usable_schedulers(model)
+    allowed = model.family.schedulers()
     for text in axes.schedulers:
-        name = scheduler_of(text).name
-        if name not in allowed:
-            module = missing_module(name)
-            reason = f"it needs the package {module}, which is not installed" if module else "not for this model"
+        if scheduler_of(text).name not in allowed:
             raise JobFileError(
-                f"a {model.class_name} cannot be sampled with this scheduler: {reason}",
+                f"a {model.class_name} cannot be sampled with this scheduler",
                 where="sweep.schedulers",
                 value=text,
                 allowed=", ".join(allowed),

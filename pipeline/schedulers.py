@@ -10,7 +10,6 @@ A recipe names its scheduler with options behind colons, which override the mode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib.util import find_spec
 from itertools import pairwise
 
 from pipeline.errors import InputError, ModelError
@@ -35,8 +34,6 @@ class SchedulerKind:
     """Every step but the last evaluates the denoiser twice."""
     flow: bool = False
     """Only for models trained by flow matching."""
-    needs: str | None = None
-    """A module diffusers asks for beyond its own requirements."""
     spacing: bool = True
     """Has a ``timestep_spacing``."""
     sigma_schedules: tuple[str, ...] = ()
@@ -78,7 +75,7 @@ SCHEDULERS: Mapping[str, SchedulerKind] = {
     "heun": SchedulerKind(
         class_name="HeunDiscreteScheduler", second_order=True, sigma_schedules=_SIGMAS, lists=("timesteps",)
     ),
-    "lms": SchedulerKind(class_name="LMSDiscreteScheduler", needs="scipy", sigma_schedules=_SIGMAS),
+    "lms": SchedulerKind(class_name="LMSDiscreteScheduler", sigma_schedules=_SIGMAS),
     "kdpm2": SchedulerKind(class_name="KDPM2DiscreteScheduler", second_order=True, sigma_schedules=_SIGMAS),
     "kdpm2_ancestral": SchedulerKind(
         class_name="KDPM2AncestralDiscreteScheduler", second_order=True, sigma_schedules=_SIGMAS
@@ -125,12 +122,6 @@ class Scheduler:
         if self.sigmas is not None:
             return len(self.sigmas) - self.kind.last_sigma_given
         return None
-
-
-def missing_module(name: str) -> str | None:
-    """The module that a scheduler of ``SCHEDULERS`` needs and that cannot be imported here."""
-    needs = SCHEDULERS[name].needs
-    return needs if needs is not None and find_spec(needs) is None else None
 
 
 @lru_cache(maxsize=1024)

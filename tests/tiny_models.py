@@ -47,14 +47,14 @@ def stable_diffusion(prediction_type: str = "epsilon", seed: int = 0, time_cond_
     )
 
 
-def latent_consistency() -> Any:
+def latent_consistency(*, xl: bool = False) -> Any:
     """A Stable Diffusion whose U-Net takes the guidance scale as an input."""
-    model = stable_diffusion(time_cond_proj_dim=8)
+    model = stable_diffusion_xl(time_cond_proj_dim=8) if xl else stable_diffusion(time_cond_proj_dim=8)
     model.scheduler = _DIFFUSERS.LCMScheduler.from_config(model.scheduler.config)
     return model
 
 
-def stable_diffusion_xl(seed: int = 0) -> Any:
+def stable_diffusion_xl(seed: int = 0, time_cond_proj_dim: int | None = None) -> Any:
     torch.manual_seed(seed)
     tokenizer = _tokenizer()
     unet = _unet(
@@ -62,6 +62,7 @@ def stable_diffusion_xl(seed: int = 0) -> Any:
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=6 * 8 + _WIDTH,
+        time_cond_proj_dim=time_cond_proj_dim,
     )
     scheduler = _DIFFUSERS.EulerDiscreteScheduler(**_BETAS, steps_offset=1, timestep_spacing="leading")
     scheduler.register_to_config(clip_sample=False, set_alpha_to_one=False, skip_prk_steps=True)  # as published

@@ -98,7 +98,7 @@ def _numerics(known: Run | None, prepared: Prepared, pool: Pool, device: Device,
     """How this launch computes: as the job says, else as when the run began, else by default."""
     rows, compiled = prepared.job.render.rows, prepared.job.render.compile
     if rows == "auto":
-        rows = known.numerics.rows if known else auto_rows(prepared.axes.sizes, dtype, device.memory_bytes)
+        rows = known.numerics.rows if known else auto_rows(prepared.count.sizes, dtype, device.memory_bytes)
     if compiled == "auto":
         compiled = known.numerics.compiled if known else bool(pool.gpus)
     return NumericsProfile(

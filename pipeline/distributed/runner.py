@@ -84,9 +84,7 @@ class ShardRunner:
     def _run(self) -> None:
         try:
             while self._take_waiting():
-                self._stepped_at = time.monotonic()
-                outcomes = self._engine.step()
-                self._stepped_at = None
+                outcomes = self._step()
                 for outcome in outcomes:
                     ready_at = datetime.now(UTC)
                     for shard in self._rendering.pop(outcome.task.task_id):
@@ -94,6 +92,13 @@ class ShardRunner:
                         self._pool.submit(self._store, shard, outcome, ready_at)
         except BaseException as error:  # noqa: BLE001  # the engine is broken: everyone who waits must learn it
             self._fail_all(error)
+
+    def _step(self) -> list[Outcome]:
+        self._stepped_at = time.monotonic()
+        try:
+            return self._engine.step()
+        finally:
+            self._stepped_at = None
 
     def _store(self, shard: "_Shard", outcome: Outcome, ready_at: datetime) -> None:
         try:

@@ -98,7 +98,7 @@ class Adapter(ABC):
         rows = self.encode_texts(padded)
         truncated = [any(length > window for length, window in zip(lengths, self._windows(), strict=True))
                      for lengths in zip(*self._lengths(padded), strict=True)]  # fmt: skip
-        told = torch.tensor([text is not None for text in texts], device=self.device)
+        told = self.sent(torch.tensor([text is not None for text in texts]))
         return Encoded(
             rows={name: _where(told, tensor[: len(texts)]) for name, tensor in rows.items()},
             truncated=tuple(truncated[: len(texts)]),
@@ -134,8 +134,14 @@ class Adapter(ABC):
         if recipe.height % factor or recipe.width % factor:
             raise RenderError(f"width and height must be multiples of {factor}, not {recipe.width} x {recipe.height}")
         shape = (1, self.latent_channels, recipe.height // self.latent_factor, recipe.width // self.latent_factor)
-        noise: Tensor = randn_tensor(shape, generator=generator, device=self.device, dtype=self.dtype)
-        return self.scaled_noise(noise, scheduler)
+        noise = randn_tensor(shape, generator=generator, device=torch.device("cpu"), dtype=self.dtype)
+        return self.scaled_noise(self.sent(noise), scheduler)
+
+    def sent(self, tensor: Tensor) -> Tensor:
+        """A tensor of the CPU on the device, without waiting for what the device still has to do."""
+        if self.device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
     @property
     def latent_channels(self) -> int:
@@ -193,9 +199,9 @@ class Adapter(ABC):
         """The same with float32 weights; widening half precision and narrowing it again changes no weight."""
         vae = self.stock.vae
         before = vae.dtype
-        # Module.to, because diffusers' own warns of each cast.
-        torch.nn.Module.to(vae, torch.float32)
         try:
+            # Module.to, because diffusers' own warns of each cast.
+            torch.nn.Module.to(vae, torch.float32)
             return self._autoencode(latents.float())
         finally:
             torch.nn.Module.to(vae, before)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice, takewhile
 
+from pipeline.errors import InputError
 from pipeline.recipe import Recipe, RenderTask
 from pipeline.schedulers import evaluations
 
@@ -110,4 +111,7 @@ class Backlog:
 
 
 def _evaluations(recipe: Recipe) -> int:
-    return evaluations(recipe.scheduler, recipe.num_inference_steps)
+    try:
+        return evaluations(recipe.scheduler, recipe.num_inference_steps)
+    except InputError:  # no such scheduler: the task fails when it starts, in its turn
+        return 0

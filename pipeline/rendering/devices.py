@@ -2,12 +2,26 @@
 
 import torch
 
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "_STATUS_ALLOC_FAILED",
+    "cublasCreate",
+    "unable to find an engine",
+)
+"""What torch, cuBLAS and cuDNN say of it, mostly in plain ``RuntimeError``s."""
+_DEVICE = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "CUDNN_STATUS")
+
 
 def out_of_memory(error: BaseException) -> bool:
-    """Of the device or, with torch's plain ``RuntimeError``, of the host."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """Of the device or of the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def device_error(error: BaseException) -> bool:
     """Out of memory, or the device gave up."""
-    return out_of_memory(error) or isinstance(error, torch.AcceleratorError)
+    if out_of_memory(error) or isinstance(error, torch.AcceleratorError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _DEVICE)

@@ -29,8 +29,8 @@ from pipeline.rendering.slots import Slot
 
 _log = logging.getLogger(__name__)
 
-CACHED_TIMETABLES = 64
-"""Pristine schedulers, one per (scheduler, step count, size)."""
+CACHED_TIMETABLES = 1024
+"""Pristine schedulers, one per (scheduler, step count, size): 30 kB each, and up to half a second to build."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,14 @@ class EngineCounters:
     denoise_s: float = 0.0
     decode_s: float = 0.0
 
+    @property
+    def real_rows(self) -> float:
+        """Fraction of the denoiser's rows that were tasks'."""
+        return self.evaluations / (self.evaluations + self.padded_rows)
+
+    def __sub__(self, other: "EngineCounters") -> "EngineCounters":
+        return EngineCounters(**{f.name: getattr(self, f.name) - getattr(other, f.name) for f in fields(self)})
+
     def __add__(self, other: "EngineCounters") -> "EngineCounters":
         return EngineCounters(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
@@ -59,7 +67,7 @@ class Engine:
             raise ValueError(f"an engine needs at least 2 rows, not {rows}")
         self._model, self._clock = model, clock
         self._rows_at_first, self._rows_of_key = rows, dict[BatchKey, int]()
-        self._decode_rows = model.adapter.decode_rows
+        self._decode_rows_of_key = dict[BatchKey, int]()
         self._prompts = Prompts(model.adapter)
         self._timetable = lru_cache(maxsize=CACHED_TIMETABLES)(model.adapter.timetable)
         self._backlog = Backlog(rows, model.adapter.rows)
@@ -173,6 +181,9 @@ class Engine:
             if not out_of_memory(error):
                 raise
             self._shrink_batch(error)
+            predicted = None
+        if predicted is None:  # only now is the error gone, and with it what the call had made
+            _give_back_memory()
             return []
         by_slot = torch.split(predicted[:used], [slot.rows for slot in self._slots])
         failed = {
@@ -200,8 +211,6 @@ class Engine:
         self._conditioning = None
         while self._used_rows() > smaller:
             self._parked.insert(0, self._slots.pop())
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     def _batch(self) -> tuple[Tensor, Tensor, Rows]:
         """Latents (rows, c, h, w), timesteps (rows,) and conditioning, each (rows, ...); rows without a task are 0."""
@@ -213,11 +222,7 @@ class Engine:
             self._conditioning = {
                 name: _padded(torch.cat([slot.conditioning[name] for slot in slots]), missing) for name in names
             }
-        timesteps = _padded(timesteps, missing)
-        if self._model.device != "cpu":
-            timesteps = timesteps.pin_memory()  # else the copy waits for everything the device still has to do
-        device = self._model.adapter.device
-        return _padded(latents, missing), timesteps.to(device, non_blocking=True), self._conditioning
+        return _padded(latents, missing), self._model.adapter.sent(_padded(timesteps, missing)), self._conditioning
 
     def _count_call(self, elapsed_s: float, used: int) -> None:
         for slot in self._slots:
@@ -243,15 +248,27 @@ class Engine:
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-                if self._decode_rows == 1:
-                    reason = f"not even one image can be decoded on {self._model.device}: {error}"
-                    raise JobBrokenError(reason) from error
-                self._decode_rows = _lower_power_of_two(self._decode_rows)
-                _log.warning("out of memory while decoding; going on with %d at a time", self._decode_rows)
-                continue
+                self._shrink_decoding(error)
+                chunk = []
+            if not chunk:
+                _give_back_memory()
             del self._ready[: len(chunk)]
         self._flush = False
         return outcomes
+
+    @property
+    def _decode_rows(self) -> int:
+        """Latents in one call of the autoencoder, for the present picture size."""
+        most, key = self._model.adapter.decode_rows, self._backlog.batch_key
+        return most if key is None else self._decode_rows_of_key.get(key, most)
+
+    def _shrink_decoding(self, error: BaseException) -> None:
+        if self._decode_rows == 1:
+            raise JobBrokenError(f"not even one image can be decoded on {self._model.device}: {error}") from error
+        key, smaller = self._backlog.batch_key, _lower_power_of_two(self._decode_rows)
+        assert key is not None
+        _log.warning("out of memory while decoding; going on with %d at a time", smaller)
+        self._decode_rows_of_key[key] = smaller
 
     def _decode_chunk(self, slots: list[Slot]) -> list[Outcome]:
         began = self._clock()
@@ -279,6 +296,11 @@ class Engine:
 
     def _used_rows(self) -> int:
         return sum(slot.rows for slot in self._slots)
+
+
+def _give_back_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _lower_power_of_two(number: int) -> int:

@@ -31,7 +31,7 @@ class StableDiffusion(Adapter):
         width = self.network.config.time_cond_proj_dim
         scale = torch.tensor([recipe.guidance_scale]) - 1
         embedding = self.stock.get_guidance_scale_embedding(scale, embedding_dim=width)
-        return {"timestep_cond": embedding.to(device=self.device, dtype=self.dtype)}
+        return {"timestep_cond": self.sent(embedding.to(self.dtype))}
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Rows) -> Tensor:
         predicted: Tensor = self.denoiser(latents, timesteps, **conditioning, return_dict=False)[0]
@@ -66,7 +66,7 @@ class StableDiffusionXL(StableDiffusion):
     def extras(self, recipe: Recipe) -> Rows:
         # Original size, crop and target size, as the stock pipeline fills them in.
         size = [recipe.height, recipe.width, 0, 0, recipe.height, recipe.width]
-        return {"time_ids": torch.tensor([size], dtype=self.dtype, device=self.device)}
+        return {**super().extras(recipe), "time_ids": self.sent(torch.tensor([size], dtype=self.dtype))}
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Rows) -> Tensor:
         further = {name: conditioning[name] for name in ("text_embeds", "time_ids")}

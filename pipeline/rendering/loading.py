@@ -13,9 +13,12 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from pipeline.errors import ModelError
-from pipeline.model.facts import is_component, read_facts, read_json
+from pipeline.model.facts import is_component, read_facts
+from pipeline.model.files import read_json
+from pipeline.model.trust import LIBRARIES, check_class, check_part
 from pipeline.rendering.adapter import Adapter
 from pipeline.rendering.families import ADAPTERS
 
@@ -25,7 +28,8 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
 }
 
-_LIBRARIES = ("diffusers", "transformers")
+_UNUSABLE = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)
+"""What the libraries raise for files that they cannot use, or cannot use here."""
 _TOKENIZER_LOGGERS = ("transformers.tokenization_utils_base",)
 _LEFT_OUT = {
     "safety_checker": None,
@@ -35,6 +39,12 @@ _LEFT_OUT = {
     "add_watermarker": False,
 }
 """What stock pipelines load or do beside making the picture."""
+
+_FUSED: Mapping[str, tuple[str, ...]] = {
+    "to_qkv": ("to_q", "to_k", "to_v"),
+    "to_kv": ("to_k", "to_v"),
+    "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +71,8 @@ def load_model(
     for name in ADAPTERS[facts.class_name].modules:
         if getattr(stock, name) is None:
             raise ModelError("a part of the model is missing", where=str(folder / "model_index.json"), value=name)
+    if device != "cpu":
+        lay_out_for_gpus(stock)
     adapter = ADAPTERS[facts.class_name](
         stock=stock,
         family=facts.family,
@@ -86,8 +98,6 @@ def load_stock(
         if loras:
             _fuse(stock, loras)
         stock.to(device)
-        if device != "cpu":
-            _lay_out_for_gpus(stock)
     stock.set_progress_bar_config(disable=True)
     for logger in (type(stock).__module__, *_TOKENIZER_LOGGERS):
         logging.getLogger(logger).addFilter(_TRUNCATION)
@@ -108,8 +118,10 @@ def _from_folder(folder: Path, class_name: str, dtype: torch.dtype) -> Any:
             if issubclass(part_class, torch.nn.Module):
                 parts[name] = _load_part(folder / name, part_class, dtype).requires_grad_(False).eval()
     try:
-        return stock_class.from_pretrained(folder, dtype=dtype, local_files_only=True, **left_out, **parts)
-    except (OSError, ValueError, RuntimeError) as error:
+        return stock_class.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, **left_out, **parts
+        )
+    except _UNUSABLE as error:
         raise ModelError(f"the model cannot be loaded: {error}", where=str(folder)) from error
 
 
@@ -120,8 +132,14 @@ def _fuse(stock: Any, loras: Sequence[tuple[Path, float]]) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are meant
-                stock.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name, local_files_only=True)
-        except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+                stock.load_lora_weights(
+                    path.parent,
+                    weight_name=path.name,
+                    adapter_name=name,
+                    use_safetensors=True,
+                    local_files_only=True,
+                )
+        except (*_UNUSABLE, KeyError, AttributeError) as error:
             raise ModelError(f"the LoRA cannot be loaded: {error}", where=str(path)) from error
         if not any(name in adapters for adapters in stock.get_list_adapters().values()):
             raise ModelError("the LoRA has no weights for this model", where=str(path), value=type(stock).__name__)
@@ -132,53 +150,50 @@ def _fuse(stock: Any, loras: Sequence[tuple[Path, float]]) -> None:
 
 def _part_class(folder: Path, name: str, entry: list[Any]) -> type:
     """The class of a part; only those of diffusers and transformers are taken, never code that came with the model."""
-    found = getattr(import_module(entry[0]), str(entry[1]), None) if entry[0] in _LIBRARIES else None
-    if not isinstance(found, type):
-        raise ModelError(
-            "not a module Darkroom loads",
-            where=f"{folder / 'model_index.json'}: {name}",
-            value=entry,
-            allowed=f"classes of {' and '.join(_LIBRARIES)}",
-        )
+    index = folder / "model_index.json"
+    check_class(name, entry, index)
+    found = getattr(import_module(entry[0]), entry[1], None)
+    if not isinstance(found, type) or issubclass(found, diffusers.DiffusionPipeline):
+        raise ModelError("no such part of a pipeline", where=f"{index}: {name}", value=entry, allowed="a part's class")
     return found
 
 
-def _lay_out_for_gpus(stock: Any) -> None:
+def lay_out_for_gpus(stock: Any) -> None:
     """Channels last for convolutions and one multiplication for query, key and value: faster, the same function."""
     for name in ("unet", "vae"):
         if isinstance(getattr(stock, name, None), torch.nn.Module):
             getattr(stock, name).to(memory_format=torch.channels_last)
     if hasattr(stock, "fuse_qkv_projections"):
-        stock.fuse_qkv_projections()
-    elif hasattr(getattr(stock, "transformer", None), "fuse_qkv_projections"):
+        stock.fuse_qkv_projections(vae=isinstance(stock.vae, diffusers.AutoencoderKL))
+    elif hasattr(stock.transformer, "fuse_qkv_projections"):
         stock.transformer.fuse_qkv_projections()
+    for part in stock.components.values():
+        if isinstance(part, torch.nn.Module):
+            _drop_unfused(part)
+
+
+def _drop_unfused(part: torch.nn.Module) -> None:
+    """Diffusers keeps the weights that it has fused, up to a quarter of the denoiser, to undo it."""
+    for module in part.modules():
+        for fused, own in _FUSED.items():
+            if isinstance(getattr(module, fused, None), torch.nn.Linear):
+                for name in own:
+                    setattr(module, name, None)
 
 
 def _load_part(where: Path, part_class: Any, dtype: torch.dtype) -> Any:
     """One module with weights. Left to itself diffusers fills weights that are missing with noise and only warns."""
-    _refuse_pickle(where)
+    check_part(where)
     try:
         module, report = part_class.from_pretrained(
             where, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except _UNUSABLE as error:
         raise ModelError(f"the {where.name} cannot be loaded: {error}", where=str(where)) from error
     wanting = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind])
     if wanting:
         raise ModelError(f"{len(wanting)} weights are missing or of another shape", where=str(where), value=wanting[0])
     return module
-
-
-def _refuse_pickle(folder: Path) -> None:
-    if any(folder.glob("*.safetensors")):
-        return
-    pickled = next((path.name for pattern in ("*.bin", "*.pt", "*.ckpt") for path in folder.glob(pattern)), None)
-    raise ModelError(
-        "no safetensors weights: pickled ones are refused, loading them runs code" if pickled else "no weights",
-        where=str(folder),
-        value=pickled,
-        allowed="*.safetensors",
-    )
 
 
 def _require_vocabulary(folder: Path) -> None:
@@ -217,7 +232,7 @@ _TRUNCATION = _Truncation()
 def _quiet() -> Iterator[None]:
     """No progress bars and no advice; every setting as before afterwards."""
     bars = [kit for kit in (diffusers.utils.logging, transformers.utils.logging) if kit.is_progress_bar_enabled()]
-    handlers = [handler for name in _LIBRARIES for handler in logging.getLogger(name).handlers]
+    handlers = [handler for name in LIBRARIES for handler in logging.getLogger(name).handlers]
     advice = _Advice()
     for kit in bars:
         kit.disable_progress_bar()

@@ -8,8 +8,8 @@ import torch
 
 from pipeline.rendering.adapter import Adapter, Rows, Text
 
-CACHED_TEXTS = 256
-"""At 77 tokens: 60 MB for Stable Diffusion 1.x in float32."""
+CACHED_BYTES = 256 * 2**20
+"""On the device: a thousand texts of Stable Diffusion 1.x in float32, 60 of Flux in half precision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +24,8 @@ class Conditioning:
 class Prompts:
     """A bounded cache of encoded texts; the least recently used leaves first."""
 
-    def __init__(self, adapter: Adapter, capacity: int = CACHED_TEXTS) -> None:
-        assert capacity >= adapter.encode_rows, "one call of the text encoder must fit"
-        self._adapter, self._capacity = adapter, capacity
+    def __init__(self, adapter: Adapter, cached_bytes: int = CACHED_BYTES) -> None:
+        self._adapter, self._cached_bytes = adapter, cached_bytes
         self._texts: OrderedDict[Text, tuple[Rows, bool]] = OrderedDict()
 
     def conditioning(self, texts: tuple[Text, ...], upcoming: Iterable[Text]) -> Conditioning:
@@ -35,11 +34,16 @@ class Prompts:
         for text in texts:
             self._texts.move_to_end(text)
         encoded = [self._texts[text] for text in texts]
-        while len(self._texts) > self._capacity:
+        while len(self._texts) > self._most_texts():
             self._texts.popitem(last=False)
         names = encoded[0][0]
         rows = {name: torch.stack([row[name] for row, _ in encoded]) for name in names}
         return Conditioning(rows=rows, prompt_truncated=encoded[-1][1])
+
+    def _most_texts(self) -> int:
+        """As many as the bytes hold, all being of one length; but one call of the text encoders always fits."""
+        rows, _ = next(iter(self._texts.values()))
+        return max(self._adapter.encode_rows, self._cached_bytes // sum(row.nbytes for row in rows.values()))
 
     def _ensure(self, texts: tuple[Text, ...], upcoming: Iterable[Text]) -> None:
         missing = [text for text in dict.fromkeys(texts) if text not in self._texts]

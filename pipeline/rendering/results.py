@@ -19,8 +19,8 @@ class Rendered:
     task: RenderTask
     pixels: NDArray[np.uint8]
     """(height, width, 3), RGB 0..255"""
-    prompt_truncated: bool
-    """The prompt has more tokens than the text encoder's window; the rest was not seen."""
+    prompt_truncated: bool | None
+    """The prompt has more tokens than the text encoder's window; the rest was not seen. None where nobody knows."""
     rows: int
     """Rows of the denoiser's batch: part of the numerics profile."""
     render_s: float

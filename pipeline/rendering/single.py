@@ -97,7 +97,7 @@ class SingleEngine:
             Rendered(
                 task=task,
                 pixels=(images * 255).round().astype(np.uint8),
-                prompt_truncated=False,
+                prompt_truncated=None,
                 rows=1,
                 render_s=elapsed_s,
                 device=self._device,

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import diffusers
@@ -36,10 +35,7 @@ def build_scheduler(
 
 
 def require_steps(scheduler: Scheduler, config: Mapping[str, Any], num_inference_steps: int) -> None:
-    """``RenderError`` for a step count the scheduler cannot do and for a module it needs that is not installed."""
-    needs = scheduler.kind.needs
-    if needs and find_spec(needs) is None:
-        raise RenderError(f"scheduler {scheduler.name} needs {needs}, which is not installed: pip install {needs}")
+    """``RenderError`` for a step count the scheduler cannot do."""
     allowed = allowed_steps(scheduler.text, config)
     if num_inference_steps not in allowed:
         raise RenderError(

@@ -2,7 +2,6 @@
 
 from copy import deepcopy
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -49,12 +48,6 @@ def good(epsilon_model: LoadedModel) -> dict[str, bytes]:
             "RenderError: scheduler flow_match_euler is not one of this model's family: ddim",
         ),
         (task(scheduler="magic"), "denoise", "InputError: there is no such scheduler"),
-        pytest.param(
-            task(scheduler="lms"),
-            "denoise",
-            "RenderError: scheduler lms needs scipy",
-            marks=pytest.mark.skipif(find_spec("scipy") is not None, reason="scipy is installed"),
-        ),
         (task(num_inference_steps=0), "denoise", "RenderError: scheduler ddim does 1 to 999 inference steps, not 0"),
     ],
 )

@@ -66,7 +66,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: edit_json(folder / "model_index.json", unet=["my_unet", "Mine"]),
         "not a module Darkroom loads.*model_index.json: unet.*my_unet",
     ),
-    "pickle": (pickle_unet, "pickled ones are refused.*unet.*diffusion_pytorch_model.bin.*safetensors"),
+    "pickle": (pickle_unet, "pickled weights are refused.*unet.*diffusion_pytorch_model.bin.*safetensors"),
     "no weights": (lambda folder: (folder / UNET_WEIGHTS).unlink(), "no weights"),
     "cut file": (lambda folder: (folder / UNET_WEIGHTS).write_bytes(b"x" * 20), "unet cannot be loaded"),
     "missing weight": (drop_a_weight, "1 weights are missing or of another shape.*unet.*conv_in.weight"),

@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from pipeline.recipe import Recipe, RenderTask
 from pipeline.rendering.engine import Engine
 from pipeline.rendering.loading import LoadedModel, load_model
 from pipeline.rendering.results import Rendered
-from pipeline.schedulers import SCHEDULERS, name_of_class, scheduler_of
+from pipeline.schedulers import name_of_class, scheduler_of
 from tests import tiny_models
 from tests.rendering.conftest import note_difference
 from tests.rendering.tasks import task
@@ -36,6 +35,7 @@ KINDS: Mapping[str, Callable[[], Any]] = {
     "sd-v": partial(tiny_models.stable_diffusion, "v_prediction"),
     "lcm": tiny_models.latent_consistency,
     "sdxl": tiny_models.stable_diffusion_xl,
+    "lcm-xl": partial(tiny_models.latent_consistency, xl=True),
     "sd3": tiny_models.stable_diffusion_3,
     "sd3-shifted": partial(tiny_models.stable_diffusion_3, dynamic_shifting=True),
     "flux-dev": tiny_models.flux,
@@ -43,7 +43,7 @@ KINDS: Mapping[str, Callable[[], Any]] = {
     "pixart-alpha": tiny_models.pixart,
     "pixart-sigma": partial(tiny_models.pixart, sigma=True),
 }
-OWN_SCHEDULER_ONLY = ("sd-v", "lcm", "sd3-shifted", "flux-schnell", "pixart-sigma")
+OWN_SCHEDULER_ONLY = ("sd-v", "lcm", "lcm-xl", "sd3-shifted", "flux-schnell", "pixart-sigma")
 """Siblings of a family that is tested with all."""
 
 WITH_OPTIONS: Mapping[str, tuple[str, ...]] = {
@@ -90,9 +90,7 @@ class Kind:
 
     def schedulers(self) -> list[str]:
         own = name_of_class(self.config["_class_name"], self.config)
-        every = [
-            name for name in self.model.adapter.family.schedulers() if find_spec(SCHEDULERS[name].needs or "diffusers")
-        ]
+        every = self.model.adapter.family.schedulers()
         return [own] if self.name in OWN_SCHEDULER_ONLY else [*every, *WITH_OPTIONS.get(self.name, ())]
 
     def cases(self) -> list[RenderTask]:

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 
 import diffusers
@@ -15,7 +14,7 @@ from pipeline.rendering.timetables import build_scheduler
 from pipeline.schedulers import SCHEDULERS, allowed_steps, evaluations, name_of_class, scheduler_of
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
-DIFFUSION = [name for name, kind in SCHEDULERS.items() if not kind.flow and (not kind.needs or find_spec(kind.needs))]
+DIFFUSION = [name for name, kind in SCHEDULERS.items() if not kind.flow]
 WORKING = [*DIFFUSION, *(name for name, kind in SCHEDULERS.items() if kind.flow)]
 
 

@@ -1,4 +1,4 @@
-"""On the path of a process, makes prompts deadly: one with the word "deadly" kills it, one with "endless" hangs it.
+"""On the path of a process, makes words in prompts harmful: "deadly" kills it, "endless" hangs it, "failing" raises.
 
 Python imports this module at start. Darkroom itself has no such hook.
 """
@@ -38,6 +38,8 @@ def _deadly(advance: Any) -> Any:
             os.kill(os.getpid(), signal.SIGKILL)
         if "endless" in words:
             time.sleep(3600)
+        if "failing" in words:
+            raise RuntimeError("this prompt fails")
         advance(slot, predicted)
 
     return wrapped
