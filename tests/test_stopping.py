@@ -66,7 +66,7 @@ def test_failed_images_are_tried_again_when_asked_for(folder: Path) -> None:
     write_note(LocalStore(folder / "out"), other)
     retried = render(folder, "--retry-failed")
     assert retried.wait() == 0, retried.err.read_text()
-    assert "warning: the launch other is at work on this output too" in retried.err.read_text()
+    assert "warning: the launch other seems to be at work on this output too" in retried.err.read_text()
     assert "rendered   1 images" in retried.out.read_text()
     rows = pq.read_table(folder / "out" / "metadata.parquet").to_pylist()
     assert [row["attempt"] for row in rows] == [0, 0, 0, 0, 1]

@@ -73,7 +73,7 @@ class _Launch:
         prepared, store, tell = self._prepared, self._store, self._tell
         for note in self._notes:
             if note.is_alive(datetime.now(UTC)):
-                tell(f"warning: the launch {note.launch_id} is at work on this output too; "
+                tell(f"warning: the launch {note.launch_id} seems to be at work on this output too; "
                      "what both render is work wasted, and nothing is lost")  # fmt: skip
         tell(f"resolving model {prepared.source.model_id}")
         known, index = read_run(store), load_index(store)

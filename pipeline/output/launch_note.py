@@ -61,6 +61,8 @@ def kept_alive(store: ObjectStore, note: LaunchNote) -> Iterator[None]:
     finally:
         over.set()
         thread.join(timeout=BEAT.total_seconds())
+        with suppress(StoreError):
+            write_note(store, replace(note, alive_at=None))
 
 
 _FIELDS = {field.name for field in fields(LaunchNote)}
