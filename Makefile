@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help setup demo test lint shapes-accuracy digests clean
+.PHONY: help setup demo test faults lint shapes-accuracy digests clean
 
 help:
 	@echo "make setup            make .venv with darkroom in it"
 	@echo "make demo             render the demonstration into renders/demo"
 	@echo "make test             lint, types and tests"
+	@echo "make faults           the scoreboard of docs/reliability.md: kills, faults, tampering"
 	@echo "make shapes-accuracy  how often the built-in model draws what it was told"
 	@echo "make digests          whether the demo's pictures are the same bytes however they are rendered"
 	@echo "make clean            remove .venv and what tests left"
@@ -21,7 +22,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools datasets duckdb hypothesis mypy pytest ruff types-psutil types-PyYAML webdataset
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools datasets duckdb hypothesis mypy pytest pytest-xdist ruff types-psutil types-PyYAML webdataset
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e .
 	@touch $@
 
@@ -38,10 +39,16 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The S3 server of the tests has an environment of its own, made once.
+# The S3 server of the tests has an environment of its own, made once. Parity tables are printed after the first part.
 test: lint
 	$(BIN)/python -m tests.servers.swift_install
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q tests/rendering
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/rendering
+
+# Half an hour and more: real processes are killed.
+faults: setup
+	$(BIN)/python -m tests.servers.swift_install
+	$(BIN)/python -m tests.faults
 
 shapes-accuracy: setup
 	$(BIN)/python -m benchmarks.shapes_accuracy

@@ -1,104 +1,95 @@
 """What Ray, encoding and commit cost around the engine: ``python -m benchmarks.overhead``.
 
-Two processes with one engine each and nothing beside it, against ``darkroom render`` with two workers on the same
-tasks. Both are timed from the first finished images on, so that loading and start-up are left out.
+Processes with one engine each and nothing beside it, against ``darkroom render`` with as many workers on the same
+tasks. Both rates are the slope of evaluations finished over time while all engines are busy: of bare engines by when
+pixels were ready, until the first engine is done; of the command by when picture files were written, as commits reach
+the driver in lumps. A tenth of the images at either end is left out, as batches fill during the first, and of twenty
+shards two workers hold so few at the end that only in the last can one of them be idle.
 """
 
 import argparse
 import multiprocessing
+import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from threading import Barrier
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from benchmarks.launched import (
+    MODEL,
+    darkroom,
+    evaluations_per_s,
+    made_tasks,
+    surroundings,
+    write_manifest,
+)  # fmt: skip
+from benchmarks.work import WORK
+from pipeline.recipe import RenderTask
 
-from benchmarks.work import prompts
+ROWS = 16
+SHARDS = 20
+RAY_NICENESS = 15
+"""What Ray gives its workers: others on the machine must not slow down one contestant only."""
 
-GUIDANCES, STEPS = (1.0, 4.0, 7.5), (5, 15, 25)
 
-
-def engine_alone(number: int, processes: int, images: int, gate: "multiprocessing.synchronize.Barrier") -> float:
-    """One process's share of the tasks; images per second."""
+def engine_alone(tasks: Sequence[RenderTask], gate: Barrier) -> dict[str, float]:
+    """One process's share of the tasks: when the pixels of each were there."""
     import torch
 
-    from benchmarks.work import task
-    from pipeline.model.resolve import BUILT_IN
     from pipeline.rendering.engine import Engine
     from pipeline.rendering.loading import load_model
+    from pipeline.rendering.results import Rendered
 
     torch.set_num_threads(1)
-    model = load_model(BUILT_IN["shapes"], dtype="float32", device="cpu")
-    family, side = model.adapter.family, 0
-    side = int(model.adapter.network.config.sample_size) * model.adapter.latent_factor
-    points = [(guidance, steps) for guidance in GUIDANCES for steps in STEPS]
-    tasks = [
-        task(family, "ddim", side, prompt, 0, guidance, steps)
-        for prompt in prompts(images // len(points))
-        for guidance, steps in points
-    ]
-    engine, done, began = Engine(model, 16), 0, 0.0
+    os.nice(RAY_NICENESS)
+    engine, finished_s = Engine(load_model(MODEL, dtype="float32", device="cpu"), ROWS), {}
     gate.wait()
-    engine.add(tasks[number::processes], flush=True)
-    while engine.busy:
-        done += len(engine.step())
-        if done and not began:
-            began, done = time.perf_counter(), 0
-    return done / (time.perf_counter() - began)
+    for outcome in engine.render(tasks):
+        assert isinstance(outcome, Rendered), outcome
+        finished_s[outcome.task.task_id] = time.time()
+    return finished_s
 
 
-def engines(processes: int, images: int) -> float:
-    """Images per second of all processes."""
+def engines(tasks: Sequence[RenderTask], processes: int) -> float:
+    """Evaluations per second of all processes while all are busy."""
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, context.Pool(processes) as pool:
         gate = manager.Barrier(processes)
-        return sum(pool.starmap(engine_alone, [(number, processes, images, gate) for number in range(processes)]))
+        shares = pool.starmap(engine_alone, [(tasks[number::processes], gate) for number in range(processes)])
+    until_s = min(max(share.values()) for share in shares)
+    finished_s = {name: at for share in shares for name, at in share.items() if at <= until_s}
+    done = [task for task in tasks if task.task_id in finished_s]
+    return evaluations_per_s([finished_s[task.task_id] for task in done], done)
 
 
-_RENDER = """
-import sys, time
-from pathlib import Path
-from datetime import date
-from pipeline.config import load_job
-from pipeline.distributed.launch import LaunchOptions, launch
-from pipeline.prepare import prepare
-job = load_job(None, [("manifest", sys.argv[1]), ("sweep.guidance_scales", [1.0, 4.0, 7.5]),
-    ("sweep.num_inference_steps", [5, 15, 25]), ("output.uri", sys.argv[2]), ("workers.count", int(sys.argv[3])),
-    ("render.shard_images", 48)], date.today())
-seen = []
-launch(prepare(job), LaunchOptions(address=None, cache_folder=Path(sys.argv[2] + ".cache")), lambda text: None,
-    lambda progress: seen.append((time.perf_counter(), progress.images)))
-print((seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0]))
-"""
-
-
-def rendered(workers: int, images: int) -> float:
-    """Images per second of the whole command, from the first committed shard to the last."""
+def rendered(tasks: Sequence[RenderTask], workers: int) -> float:
+    """Evaluations per second of the whole command while all workers are busy."""
     with tempfile.TemporaryDirectory(prefix="darkroom-benchmark-") as folder:
-        manifest = Path(folder) / "m.parquet"
-        pq.write_table(pa.table({"prompt": prompts(images // (len(GUIDANCES) * len(STEPS)))}), manifest)
-        command = [sys.executable, "-c", _RENDER, str(manifest), f"{folder}/out", str(workers)]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return float(said.splitlines()[-1])
+        manifest = Path(folder) / "manifest.parquet"
+        write_manifest(tasks, manifest)
+        shard_images = max(ROWS // 2, len(tasks) // SHARDS)
+        run = darkroom(manifest, Path(folder) / "out", workers, rows=ROWS, shard_images=shard_images)
+        return evaluations_per_s(run.finished_s(), tasks)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=900)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--images", type=int, default=900, help="of less than 300 too much is the filling of batches")
+    parser.add_argument("--work", choices=list(WORK), default="W3")
+    parser.add_argument("--steps", type=int, nargs=2, default=(5, 25), help="fewest and most inference steps")
+    parser.add_argument("--workers", type=int, default=2, help="of one thread each")
     parser.add_argument("--pairs", type=int, default=3)
     given = parser.parse_args()
-    pairs = []
+    print(f"{surroundings()}; {given.work}, {given.images} images, {given.pairs} pairs, {given.workers} workers")
+    tasks, ratios = made_tasks(given.work, given.images, tuple(given.steps)), []
     for number in range(given.pairs):
-        alone, whole = engines(given.workers, given.images), rendered(given.workers, given.images)
-        pairs.append(whole / alone)
-        print(
-            f"pair {number + 1}: engines alone {alone:.2f} images/s, darkroom render {whole:.2f}, {whole / alone:.3f}"
-        )
-    print(f"median: {1 - statistics.median(pairs):.1%} lost around the engine")
+        alone, whole = engines(tasks, given.workers), rendered(tasks, given.workers)
+        ratios.append(whole / alone)
+        told = f"engines alone {alone:.1f} evaluations/s, darkroom render {whole:.1f}"
+        print(f"pair {number + 1}: {told}, {ratios[-1]:.3f}", flush=True)
+    print(f"median: {1 - statistics.median(ratios):.1%} lost around the engine")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ _check_own_packages()
 
 # Only now: these import from ``pipeline``.
 from jobs import calibrate, finalize, manifest, plan, render, status, verify  # noqa: E402
-from pipeline.errors import DarkroomError, InputError  # noqa: E402
+from pipeline.errors import DarkroomError, InputError, without_credentials  # noqa: E402
 
 app = typer.Typer(
     help="Darkroom renders every image of a prompt manifest and a sweep, once, on all the GPUs you give it.",
@@ -97,8 +97,8 @@ def _run(words: list[str], debug: bool) -> int:
         caught, code = error, 1
         said = f"this is a bug in Darkroom: {reason}; run again with --debug to see where"
     if debug:
-        traceback.print_exception(caught)
-    sys.stderr.write(f"error: {said}\n")
+        sys.stderr.write(without_credentials("".join(traceback.format_exception(caught))))
+    sys.stderr.write(without_credentials(f"error: {said}\n"))
     return code
 
 

@@ -16,7 +16,7 @@ def finalize(
 ) -> None:
     """Write metadata.parquet and failures.parquet from the committed parts. ``render`` does it at its end."""
     store = open_run(output, options.s3_settings(endpoint_url, region))
-    made = output_finalize.finalize(store)
+    made = output_finalize.finalize(store, reread=True)
     typer.echo(
         f"metadata.parquet: {made.ok:,} images; failed: {made.failed:,}; from {made.parts:,} parts in {store.uri}"
     )

@@ -65,7 +65,7 @@ def verify(
         facts["orphans"]["deleted"] = delete_orphans(store, found.orphans, before) if found.certain else 0
     if drop and found.damage:
         facts["dropped"] = drop_damaged(store, found.damage)
-        finalize(store)
+        finalize(store, reread=True)
     lines = [*_found(found, facts), *_orphans(found, facts["orphans"], older_than), *_next(found, facts, output)]
     typer.echo(json.dumps(facts, indent=1) if as_json else "\n".join(lines))
     if found.counts.get("unreadable") or (found.faults and "dropped" not in facts):

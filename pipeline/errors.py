@@ -17,6 +17,7 @@
 All of them cross process borders, so all of them pickle.
 """
 
+import re
 from collections.abc import Callable
 from reprlib import Repr
 from typing import Any
@@ -25,6 +26,24 @@ _REPR = Repr()
 _REPR.maxlevel = 4  # a small YAML file with anchors can hold a value of gigabytes
 _REPR.maxdict = _REPR.maxlist = _REPR.maxtuple = _REPR.maxset = _REPR.maxfrozenset = 30
 _REPR.maxstring = _REPR.maxlong = _REPR.maxother = 100_000  # cut at their end, by `_shorten`
+
+
+_ADDRESS = re.compile(r"(:/{1,3})([^\s'\"]+)")
+"""What follows the scheme; a path that was made of an address has lost a slash."""
+_PARAMETER = re.compile(r"([?&][\w.-]*(?:signature|token|secret|password|key|sig)=)[^&\s'\"]+", re.IGNORECASE)
+"""Of an address, such as one that was signed beforehand."""
+
+
+def without_credentials(text: str) -> str:
+    """A text for people, without what could be a password in an address."""
+    return _PARAMETER.sub(r"\1…", _ADDRESS.sub(_without_user, text))
+
+
+def _without_user(address: re.Match[str]) -> str:
+    user, at, host = address[2].rpartition("@")
+    if not at or ("/" in user and ":" not in user):  # an @ in a path; but a password may have slashes in it
+        return address[0]
+    return f"{address[1]}…@{host}"
 
 
 class DarkroomError(Exception):
@@ -48,7 +67,7 @@ class InputError(DarkroomError):
         lines += [f"  where:   {self.where}"] if self.where else []
         lines += [f"  value:   {self.value}"] if self.value is not None else []
         lines += [f"  allowed: {self.allowed}"] if self.allowed else []
-        return "\n".join(lines)
+        return without_credentials("\n".join(lines))
 
     def __reduce__(self) -> tuple[Callable[..., "InputError"], tuple[type["InputError"], dict[str, Any]]]:
         return _rebuild, (type(self), dict(self.__dict__))
@@ -56,7 +75,7 @@ class InputError(DarkroomError):
 
 def _shown(value: object) -> str:
     try:
-        return _shorten(_REPR.repr(value))
+        return _shorten(without_credentials(_REPR.repr(value)))
     except ValueError:  # Python refuses to write out whole numbers of more than 4,300 digits
         return "a number of thousands of digits"
 

@@ -49,6 +49,8 @@ def test_sizes(folder: Path) -> None:
         ("unet", "sample_size", True),
         ("unet", "sample_size", 0),
         ("unet", "sample_size", 16.5),
+        ("unet", "sample_size", 2049),
+        ("unet", "sample_size", [24, 10**400]),
     ],
 )
 def test_values_that_make_no_size(folder: Path, file: str, key: str, value: Any) -> None:
@@ -87,6 +89,20 @@ def split_in_two(folder: Path) -> None:
     )
 
 
+def listed(name: str) -> Callable[[Path], object]:
+    """An index of split weights that names this file, which is there."""
+
+    def write(folder: Path) -> None:
+        shutil.copy(folder / UNET_WEIGHTS, folder / "unet" / name)
+        (folder / UNET_INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+
+    return write
+
+
+def configured(**keys: Any) -> Callable[[Path], object]:
+    return lambda folder: change(folder / "text_encoder" / "config.json", **keys)
+
+
 def renamed(suffix: str) -> Callable[[Path], object]:
     return lambda folder: (folder / UNET_WEIGHTS).rename((folder / UNET_WEIGHTS).with_suffix(suffix))
 
@@ -111,6 +127,15 @@ def renamed(suffix: str) -> Callable[[Path], object]:
         ),
         (split_in_two, "weights are missing", UNET_INDEX),
         (lambda folder: (folder / UNET_INDEX).write_text('{"weight_map": 3}'), "index of split weights", UNET_INDEX),
+        (listed("weights.bin"), "names a file that is refused", UNET_INDEX),
+        (listed("weights.fp16.safetensors"), "names a file that is refused", UNET_INDEX),
+        (listed("../weights.safetensors"), "names a file that is refused", UNET_INDEX),
+        (lambda folder: (folder / "unet" / "adapter_config.json").write_text("{}"), "adapter inside a model", "unet"),
+        (configured(transformers_weights="other.safetensors"), "names its own weights", "text_encoder"),
+        (configured(attn_implementation="org/kernel"), "names code of the Hub", "text_encoder"),
+        (configured(vision={"_attn_implementation": {"": "org/kernel"}}), "names code of the Hub", "text_encoder"),
+        (lambda folder: change(folder / "model_index.json", vae=["mine", "Vae"]), "not a module Darkroom loads", ""),
+        (lambda folder: change(folder / "model_index.json", other=["os", "system"]), "not a module Darkroom loads", ""),
         (lambda folder: shutil.rmtree(folder / "tokenizer"), "no vocabulary", "tokenizer"),
         (lambda folder: (folder / "tokenizer" / "tokenizer.json").unlink(), "no vocabulary", "tokenizer"),
     ],

@@ -3,6 +3,7 @@
 from fnmatch import fnmatch
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from pipeline.errors import ModelError
@@ -70,6 +71,50 @@ def test_what_is_nowhere(in_folder: Path, name: str) -> None:
         ModelSource(model_id=name).folder()
     with pytest.raises(ModelError, match="no such LoRA"):
         LoraSource(lora_id=name).file()
+
+
+def test_a_lora_that_is_no_safetensors_file_is_refused(in_folder: Path) -> None:
+    (in_folder / "style.bin").write_bytes(b"")
+    with pytest.raises(ModelError, match="no safetensors file is refused") as caught:
+        LoraSource(lora_id="style.bin").file()
+    assert (caught.value.where, caught.value.value) == ("model.loras", "'style.bin'")
+
+
+COMMITS = {"main": "a" * 40, None: "a" * 40, "v1": "b" * 40}
+
+
+@pytest.fixture
+def hub(in_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """Instead of the Hub: branches with a commit each. Returns the revisions that are asked for, as they come."""
+    asked: list[str | None] = []
+
+    def snapshot(name: str, revision: str | None = None, **_: object) -> str:
+        asked.append(revision)
+        folder = in_folder / "hub" / name / "snapshots" / COMMITS.get(revision, str(revision))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model_index.json").write_text("{}")
+        (folder / "style.safetensors").write_bytes(b"")
+        return str(folder)
+
+    def file(name: str, path: str, revision: str | None = None) -> str:
+        return f"{snapshot(name, revision)}/{path}"
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", file)
+    return asked
+
+
+@pytest.mark.parametrize("revision", [None, "main", "v1"])
+def test_what_is_of_the_hub_is_pinned_to_a_commit(hub: list[str | None], revision: str | None) -> None:
+    commit = COMMITS[revision]
+    pinned = ModelSource(model_id="org/name", revision=revision, loras=(LoraSource(lora_id="org/lora"),)).pinned()
+    assert (pinned.revision, pinned.loras[0].revision) == (commit, COMMITS[None])
+    assert hub == [revision, commit, None], "facts and weights are of one commit, though a branch may move"
+    hub.clear()
+    assert pinned.folder().name == commit
+    assert pinned.lora_files()[0][0].parent.name == COMMITS[None]
+    assert pinned.pinned() == pinned
+    assert {*hub} == {commit, COMMITS[None]}, "a worker asks for commits alone"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -19,12 +20,15 @@ from pipeline.identity import IdSet
 
 PLANNING_CPUS = 2
 """Logical CPUs a local Ray gets on top, so that planning never waits for a worker to end."""
+_ADVICE = "\nFailed to apply UDF transform after"
+"""Begins what Ray Data adds to the text of a worker's error: how to have it try again. Here the store does that."""
 
 
 def connect(address: str | None) -> None:
     """Join the cluster at ``address``, or start a Ray of our own on this machine's loopback."""
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    # What it logs of a failed task reaches us as an exception too; the log would print the traceback besides.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # Ray Data's advice on pool and block sizes; ours follow from the plan.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.data\.")
     if ray.is_initialized():
@@ -139,9 +143,14 @@ def _ours(error: BaseException) -> DarkroomError:
     while cause is not None:
         # Ray's wrapper of a remote error is also an instance of that error's class, with a traceback as its text.
         if isinstance(cause, DarkroomError) and not isinstance(cause, ray.exceptions.RayError):
+            cause.args = tuple(_without_advice(item) for item in cause.args)
             return cause
         innermost = cause
         cause = getattr(cause, "cause", None) or cause.__cause__
     if isinstance(innermost, ray.exceptions.RayError):
         return JobBrokenError(f"Ray gave up: {str(innermost).strip().splitlines()[-1]}")
-    return JobBrokenError(f"a worker failed: {type(innermost).__name__}: {innermost}")
+    return JobBrokenError(f"a worker failed: {type(innermost).__name__}: {_without_advice(str(innermost))}")
+
+
+def _without_advice(text: Any) -> Any:
+    return text.partition(_ADVICE)[0] if isinstance(text, str) else text

@@ -10,17 +10,18 @@ from typing import Any
 
 from pipeline.errors import ModelError
 from pipeline.model.family import FAMILIES, Family, family_of
+from pipeline.model.files import read_json
+from pipeline.model.trust import check_class, check_part, is_weights
 from pipeline.schedulers import name_of_class
+from pipeline.sweep import MAX_SIDE_PX
 
 DTYPES = ("float32", "float16", "bfloat16")
 _HEADER_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _MAX_HEADER_BYTES = 100_000_000
 _DEFAULT_LEVELS = 4
 _MAX_LEVELS = 16
-_WITHOUT_WEIGHTS = ("scheduler", "safety_checker", "feature_extractor", "image_encoder")
+_LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
-_DOTS_OF_INDEX = 3
-"""Of ``model.safetensors.index.json``; a variant's has one more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,25 +73,6 @@ def is_component(entry: Any) -> bool:
     return isinstance(entry, list) and len(entry) == 2 and entry[0] is not None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a model's folder; ``ModelError`` names the file."""
-    try:
-        read = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ModelError(
-            "a file of the model is missing", where=str(path), allowed="a folder in diffusers format"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"a file of the model cannot be read: {error}", where=str(path), allowed="a JSON object"
-        ) from None
-    if not isinstance(read, dict):
-        raise ModelError(
-            "a file of the model is not a JSON object", where=str(path), value=read, allowed="a JSON object"
-        )
-    return read
-
-
 def _denoiser(index: Mapping[str, Any]) -> str | None:
     return next((name for name in ("unet", "transformer") if is_component(index.get(name))), None)
 
@@ -117,12 +99,12 @@ def _native_size(sample_size: Any, family: Family, factor: int, path: Path) -> t
     """(width, height) in px, from latent pixels: one number for a square, [height, width], or null."""
     given = family.sample_size if sample_size is None else sample_size
     sides = given if isinstance(given, list) else [given, given]
-    if len(sides) != 2 or not all(map(_is_count, sides)):
+    if len(sides) != 2 or not all(map(_is_count, sides)) or max(sides) * factor > MAX_SIDE_PX:
         raise ModelError(
             "the model's configuration cannot be used",
             where=f"{path}: sample_size",
             value=sample_size,
-            allowed="a whole number from 1, a list of two (height, width), or null",
+            allowed=f"a whole number from 1, a list of two (height, width), or null; in px at most {MAX_SIDE_PX}",
         )
     return sides[1] * factor, sides[0] * factor
 
@@ -155,51 +137,25 @@ def resolved_dtype(wanted: str, model_folder: Path, *, gpus: bool) -> str:
 
 
 def check_weights(model_folder: Path) -> None:
-    """Look for the weights of every component and the vocabulary of every tokenizer, without torch.
+    """Look at the class and the weights of every component and the vocabulary of every tokenizer, without torch.
 
-    Raises ``ModelError`` for weights that are missing, pickled or no safetensors files, as loading would much later.
+    Raises ``ModelError`` for what is missing, refused (``trust.py``) or no safetensors file, long before loading would.
     """
     index = read_json(model_folder / "model_index.json")
-    for name in sorted(name for name, entry in index.items() if is_component(entry)):
+    for name in sorted(name for name, entry in index.items() if is_component(entry) and name not in _LEFT_OUT):
+        check_class(name, index[name], model_folder / "model_index.json")
         folder = model_folder / name
         if name.startswith("tokenizer"):
             _require_vocabulary(folder)
-        elif name not in _WITHOUT_WEIGHTS and (folder / "config.json").is_file():
+        elif name != "scheduler" and (folder / "config.json").is_file():
             for path in _weights(folder):
                 _header(path)
-            for path in sorted(folder.glob("*.safetensors.index.json")):
-                _require_listed(path)
 
 
 def _weights(folder: Path) -> list[Path]:
     """The safetensors files of a component that are loaded, at least one."""
-    files = [path for path in sorted(folder.glob("*.safetensors")) if not is_variant(path.name)]
-    if files:
-        return files
-    pickled = [path.name for pattern in ("*.bin", "*.pt", "*.ckpt") for path in sorted(folder.glob(pattern))]
-    raise ModelError(
-        "pickled weights are refused, loading them runs code" if pickled else "no weights",
-        where=str(folder),
-        value=pickled[0] if pickled else None,
-        allowed="*.safetensors",
-    )
-
-
-def _require_listed(path: Path) -> None:
-    """All files that an index of split weights names must be there."""
-    if path.name.count(".") > _DOTS_OF_INDEX:
-        return  # of a variant
-    listed = read_json(path).get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
-        raise ModelError(
-            "the index of split weights cannot be used",
-            where=f"{path}: weight_map",
-            value=listed,
-            allowed="a mapping of tensors to file names",
-        )
-    for name in sorted(set(listed.values())):
-        if not (path.parent / name).is_file():
-            raise ModelError("weights are missing", where=str(path), value=name, allowed="every file the index names")
+    check_part(folder)
+    return [path for path in sorted(folder.glob("*.safetensors")) if is_weights(path.name)]
 
 
 def _require_vocabulary(folder: Path) -> None:
@@ -222,8 +178,3 @@ def _header(path: Path) -> dict[str, dict[str, Any]]:
         raise ModelError(
             f"this is not a safetensors file: {error}", where=str(path), allowed="a safetensors file"
         ) from None
-
-
-def is_variant(file_name: str) -> bool:
-    """``model.fp16.safetensors`` is a variant that is not loaded; ``model-00001-of-00002.safetensors`` is not one."""
-    return file_name.count(".") > 1 and not file_name.endswith(".index.json")

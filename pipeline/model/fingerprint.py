@@ -6,7 +6,9 @@ from hashlib import blake2b, file_digest
 from pathlib import Path
 
 from pipeline.errors import ModelError
-from pipeline.model.facts import is_component, is_variant, read_json
+from pipeline.model.facts import is_component
+from pipeline.model.files import read_json
+from pipeline.model.trust import is_weights
 
 _LOADED_SUFFIXES = {".json", ".safetensors", ".txt", ".model"}
 _UNUSED_COMPONENTS = {"safety_checker", "feature_extractor", "image_encoder"}
@@ -59,7 +61,7 @@ def loaded_files(folder: Path) -> Iterator[Path]:
         if component in _UNUSED_COMPONENTS:
             continue
         for path in sorted((folder / component).rglob("*")):
-            if path.suffix in _LOADED_SUFFIXES and not (path.suffix == ".safetensors" and is_variant(path.name)):
+            if path.suffix in _LOADED_SUFFIXES and (path.suffix != ".safetensors" or is_weights(path.name)):
                 yield path
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
-from pipeline.model.facts import is_component, read_json
+from pipeline.model.facts import is_component
+from pipeline.model.files import read_json
 
 BUILT_IN = {"shapes": Path(__file__).parent.parent / "shapes" / "weights"}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -28,14 +29,23 @@ class LoraSource:
 
     lora_id: str
     weight: float = 1.0
+    revision: str | None = None
+    """A commit of the Hub once resolved; None for files and folders."""
 
     def file(self) -> Path:
         """Its one safetensors file on this machine, fetched from the Hub if need be.
 
-        Raises ``ModelError`` when there is none, or several in its folder.
+        Raises ``ModelError`` when there is none, when it is of another kind, or for several in its folder.
         """
         path = _local(self.lora_id)
         if path is not None and path.is_file():
+            if path.suffix != ".safetensors":
+                raise ModelError(
+                    "a LoRA that is no safetensors file is refused, loading it may run code",
+                    where="model.loras",
+                    value=self.lora_id,
+                    allowed=_ALLOWED_LORA,
+                )
             return path
         folder = path or self._from_hub()
         files = sorted(folder.glob("*.safetensors"))
@@ -49,9 +59,9 @@ class LoraSource:
         return files[0]
 
     def pinned(self) -> "LoraSource":
-        """The same weights by an absolute path, where they are a file or folder."""
+        """The same weights for workers anywhere: an absolute path, or for the Hub the revision it resolves to now."""
         path = _local(self.lora_id)
-        return self if path is None else replace(self, lora_id=str(path))
+        return replace(self, revision=self._from_hub().name) if path is None else replace(self, lora_id=str(path))
 
     def _from_hub(self) -> Path:
         if self.lora_id.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(self.lora_id):
@@ -59,7 +69,7 @@ class LoraSource:
         with _hub_errors("the LoRA is no file or folder", "model.loras", self.lora_id, _ALLOWED_LORA):
             from huggingface_hub import snapshot_download
 
-            return Path(snapshot_download(self.lora_id, allow_patterns=["*.safetensors"]))
+            return Path(snapshot_download(self.lora_id, revision=self.revision, allow_patterns=["*.safetensors"]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

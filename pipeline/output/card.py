@@ -1,17 +1,18 @@
 """The dataset card: ``README.md`` at the root of an output, so that ``load_dataset(OUTPUT)`` finds its images.
 
 Without it ``datasets`` takes all Parquet files of an output for one table. It follows from ``run.json`` and the final
-table alone: the same content is the same bytes.
+tables alone: the same content is the same bytes.
 """
 
 import re
+from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import yaml
 
 from pipeline.output.features import json_features, table_features
+from pipeline.output.finalized import Table
 from pipeline.output.layout import (
     CARD_KEY,
     DATA_PREFIX,
@@ -24,43 +25,52 @@ from pipeline.output.layout import (
 )
 from pipeline.output.run import Run, read_run
 from pipeline.output.schema import IMAGE, payload_columns
+from pipeline.output.tables import AXES, FEW, few, schema_of
 from pipeline.storage.base import ObjectStore
 
 _MARK = "# Written by Darkroom, and again by every finalize until this line is taken out."
 _LICENSE = "# license: yours to choose before you publish; it depends on the model's"
-_SHOWN_VALUES = 12
-_AXES = ("seed", "guidance_scale", "num_inference_steps", "scheduler", "width", "height")
 
 
-def write_card(store: ObjectStore, images: pa.Table, failed: int) -> None:
-    """Write the card of a run, unless somebody has put a README of their own there. ``images``: the final table."""
+def write_card(store: ObjectStore, images: Mapping[str, Table], failures: Table | None) -> None:
+    """Write the card of a run, unless it is there or somebody has put a README of their own there.
+
+    ``images``: the files that hold the metadata of images, by key.
+    """
     run = read_run(store)
-    if run is None or (store.head(CARD_KEY) and _MARK.encode() not in store.get(CARD_KEY)):
+    there = store.get(CARD_KEY) if store.head(CARD_KEY) else None
+    if run is None or (there is not None and _MARK.encode() not in there):
         return
-    head = {"configs": [_config(store, run.packing, images)], **_dataset_info(run.packing, images)}
-    store.put(CARD_KEY, _text(run, images, failed, head if images.num_rows else {}).encode())
+    head: dict[str, Any] = {}
+    if any(table.rows for table in images.values()):
+        head = {"configs": [_config(store, run.packing, images)], **_dataset_info(store, run.packing, images)}
+    card = _text(run, images, failures.rows if failures else 0, head).encode()
+    if card != there:
+        store.put(CARD_KEY, card)
 
 
-def _config(store: ObjectStore, packing: Packing, images: pa.Table) -> dict[str, Any]:
-    path: list[str] | str = [METADATA_KEY, f"{IMAGES_PREFIX}**"]
+def _config(store: ObjectStore, packing: Packing, images: Mapping[str, Table]) -> dict[str, Any]:
+    path: list[str] | str = [*images, f"{IMAGES_PREFIX}**"]
     if packing.layout == "webdataset":
         path = _objects(store, SHARDS_PREFIX, f"{SHARDS_PREFIX}*.tar", images)
     elif packing.layout == "parquet":
         path = _objects(store, DATA_PREFIX, f"{DATA_PREFIX}*.parquet", images)
-    return {"config_name": "default", "data_files": [{"split": "train", "path": path}]}
+    config = {"config_name": "default", "data_files": [{"split": "train", "path": path}]}
+    named_otherwise = packing.layout == "files" and METADATA_KEY not in images
+    return config | ({"metadata_filenames": list(images)} if named_otherwise else {})
 
 
-def _objects(store: ObjectStore, prefix: str, pattern: str, images: pa.Table) -> list[str] | str:
+def _objects(store: ObjectStore, prefix: str, pattern: str, images: Mapping[str, Table]) -> list[str] | str:
     """The pattern, or a list where it would also take in what was never committed, or what better commits replaced."""
-    named = pc.replace_substring_regex(images["file_name"], "/[^/]*$", "").unique().to_pylist()
-    return pattern if {info.key for info in store.list(prefix)} <= set(named) else sorted(named)
+    named = {key for table in images.values() for key in table.objects}
+    return pattern if {info.key for info in store.list(prefix)} <= named else sorted(named)
 
 
-def _dataset_info(packing: Packing, images: pa.Table) -> dict[str, Any]:
+def _dataset_info(store: ObjectStore, packing: Packing, images: Mapping[str, Table]) -> dict[str, Any]:
     """The types of all columns: ``datasets`` would take them from the first file, or even the first few images."""
     if packing.layout == "files":
-        return {}  # one table, which says it
-    described = payload_columns(images).schema
+        return {}  # the tables say it, which are all alike
+    described = payload_columns(schema_of(store, next(iter(images))).empty_table()).schema
     if packing.layout == "parquet":
         features = [{"name": IMAGE.name, "dtype": "image"}, *table_features(described)]
     else:
@@ -74,18 +84,19 @@ def _dataset_info(packing: Packing, images: pa.Table) -> dict[str, Any]:
     return {"dataset_info": {"features": features}}
 
 
-def _text(run: Run, images: pa.Table, failed: int, head: dict[str, Any]) -> str:
+def _text(run: Run, images: Mapping[str, Table], failed: int, head: dict[str, Any]) -> str:
     column = EXTENSIONS[run.packing.format] if run.packing.layout == "webdataset" else IMAGE.name
     facts = {
-        "images": images.num_rows,
+        "images": sum(table.rows for table in images.values()),
         "failed": failed,
         "model": run.model_id,
         "revision": run.model_revision,
         "fingerprint": run.constants.model_fingerprint,
         "dtype": run.constants.dtype,
-        "prompts": pc.count_distinct(images["prompt"]).as_py(),
-        **{axis: _values(images[axis]) for axis in _AXES},
+        **_prompts(images),
+        **{axis: _values(few(chain(*(table.values[axis] for table in images.values())))) for axis in AXES},
     }
+    named = METADATA_KEY if METADATA_KEY in images else "metadata-*.parquet"
     return f"""\
 ---
 {_MARK}
@@ -97,7 +108,7 @@ def _text(run: Run, images: pa.Table, failed: int, head: dict[str, Any]) -> str:
 
 {_fenced("yaml", _yaml(facts))}
 
-`{METADATA_KEY}` says what each image is: prompt, seed and all else that made it. `{FAILURES_KEY}`, where there is one,
+`{named}` says what each image is: prompt, seed and all else that made it. `{FAILURES_KEY}`, where there is one,
 lists what could not be rendered, and why.
 
 ## Load
@@ -117,9 +128,13 @@ The job that began this run; later ones may have asked for more.
 """
 
 
-def _values(column: pa.ChunkedArray) -> Any:
-    values = column.unique().sort().to_pylist()
-    return values if len(values) <= _SHOWN_VALUES else f"{len(values)} values from {values[0]} to {values[-1]}"
+def _prompts(images: Mapping[str, Table]) -> dict[str, int]:
+    """How many different ones; left out where several tables would have to be compared."""
+    return {"prompts": next(iter(images.values())).prompts} if len(images) == 1 else {}
+
+
+def _values(values: list[Any]) -> Any:
+    return values if len(values) <= FEW else f"more than {FEW} values from {values[0]} to {values[-1]}"
 
 
 def _yaml(tree: Any, *, flow: bool | None = None) -> str:

@@ -16,7 +16,7 @@ from pipeline.output.outcomes import UNREADABLE, Outcomes, outcomes_of
 from pipeline.output.part import objects_of
 from pipeline.output.payloads import StoredObject
 from pipeline.output.segments import Segment, read_segment
-from pipeline.storage.base import ObjectStore
+from pipeline.storage.base import ObjectStore, check_key
 
 What = Literal["missing", "corrupt", "unreadable", "outdated"]
 """Gone; other bytes than were written; kept back by the store; right once, but more was committed since."""
@@ -132,6 +132,8 @@ def _part(key: str, table: pa.Table) -> Part:
                 objects[name] = StoredObject(sha256=digest, bytes=size_bytes)
                 numbers.setdefault(name, len(numbers))
             of_row[row] = numbers[name]
+    for name in objects:
+        check_key(name)  # a part may have been written by anybody who can write there
     if ((of_row >= 0) != outcomes.ok).any():
         raise ValueError("images without a file, or files without an image")
     return Part(key=key, outcomes=outcomes, objects=tuple(objects.items()), object_of_row=of_row)

@@ -1,27 +1,29 @@
 """Parts to ``metadata.parquet`` and ``failures.parquet``: one row per task, in manifest order. Idempotent.
 
-Where one picture answers several manifest rows, ``requests.parquet`` says so. ``README.md`` is for who loads them.
+More images than one file holds are in numbered files, each in order. Only parts are read whose rows no table has yet,
+unless these change what the tables say: then all are made anew. Where one picture answers several manifest rows,
+``requests.parquet`` says so. ``README.md`` is for who loads them.
+
+New files are written first, then the note (``finalized.py``), then what they replace is deleted: wherever it stops, the
+next finalize goes on from a note that is true, or from none.
 """
 
-import io
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.output.card import write_card
-from pipeline.output.finalized import write_finalized
-from pipeline.output.index import load_index, part_keys, write_segment
-from pipeline.output.layout import FAILURES_KEY, METADATA_KEY, REQUESTS_KEY
-from pipeline.output.part import read_part
-from pipeline.output.payloads import StoredObject
-from pipeline.output.requests import ORDER, united_requests
-from pipeline.output.schema import METADATA_SCHEMA
+from pipeline.output.checks import check_object
+from pipeline.output.finalized import Left, Table, read_finalized, write_finalized
+from pipeline.output.index import CommittedIndex, load_index, write_segment
+from pipeline.output.layout import FAILURES_KEY, REQUESTS_KEY, part_key, part_of_key
+from pipeline.output.precedence import one_per_task
+from pipeline.output.renewal import OutgrownError, renewed
+from pipeline.output.requests import asked_digest, put_requests
+from pipeline.output.segments import segment_keys
+from pipeline.output.tables import is_table_key, table_keys
 from pipeline.storage.base import ObjectStore
+
+__all__ = ["Finalized", "finalize", "one_per_task"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,76 +33,65 @@ class Finalized:
     parts: int
 
 
-def finalize(store: ObjectStore) -> Finalized:
-    """Write the tables of all that is committed, and an index segment that makes the next start fast."""
-    keys = part_keys(store)
-    with ThreadPoolExecutor(16) as pool:
-        tables = list(pool.map(lambda key: read_part(store, key), keys))
-    rows = one_per_task(_joined([METADATA_SCHEMA.empty_table(), *tables]))
-    rows = rows.sort_by([(name, "ascending") for name in ORDER])
-    ok = rows.filter(pc.equal(rows["status"], "ok"))
-    failed = rows.filter(pc.not_equal(rows["status"], "ok"))
-    written = {METADATA_KEY: _write(store, METADATA_KEY, ok)}
-    if failed.num_rows or store.head(FAILURES_KEY):
-        written[FAILURES_KEY] = _write(store, FAILURES_KEY, failed)
-    requests = united_requests(store, rows)
-    if requests is not None:
-        written[REQUESTS_KEY] = _write(store, REQUESTS_KEY, requests)
-    write_card(store, ok, failed.num_rows)
-    write_segment(store, load_index(store))
-    write_finalized(store, written)
-    return Finalized(ok=ok.num_rows, failed=failed.num_rows, parts=len(keys))
+def finalize(store: ObjectStore, *, reread: bool = False) -> Finalized:
+    """Write the tables of all that is committed, and an index segment that makes the next start fast.
 
-
-def _joined(tables: list[pa.Table]) -> pa.Table:
-    """All rows. A manifest's extra column may have had several types: numbers are widened, the rest becomes text."""
-    try:
-        return pa.concat_tables(tables, promote_options="permissive")
-    except (pa.ArrowTypeError, pa.ArrowInvalid):
-        texts = [name for name, types in _extra_types(tables).items() if len(types) > 1]
-        return pa.concat_tables([_with_texts(table, texts) for table in tables], promote_options="permissive")
-
-
-def _extra_types(tables: list[pa.Table]) -> dict[str, set[pa.DataType]]:
-    found: dict[str, set[pa.DataType]] = {}
-    for table in tables:
-        for field in table.schema:
-            if field.name not in METADATA_SCHEMA.names and not pa.types.is_null(field.type):
-                found.setdefault(field.name, set()).add(field.type)
-    return found
-
-
-def _with_texts(table: pa.Table, names: list[str]) -> pa.Table:
-    for name in names:
-        if name in table.column_names:
-            texts = [None if value is None else str(value) for value in table[name].to_pylist()]
-            table = table.set_column(table.column_names.index(name), name, pa.array(texts, pa.string()))
-    return table
-
-
-def one_per_task(rows: pa.Table) -> pa.Table:
-    """Of several rows for one task: ok before failed, then the latest, then the smaller ``part_id``."""
-    ranked = pa.table(
-        {
-            "task_id": rows["task_id"],
-            "failed": pc.not_equal(rows["status"], "ok"),
-            "created_at": rows["created_at"],
-            "part_id": rows["part_id"],
-            "number": pa.array(np.arange(rows.num_rows)),
-        }
-    ).sort_by(
-        [("task_id", "ascending"), ("failed", "ascending"), ("created_at", "descending"), ("part_id", "ascending")]
+    With ``reread`` the tables that are there are read, and made anew where they are not as they were written.
+    """
+    index = load_index(store)
+    parts = _parts(index)
+    base = _standing(store, read_finalized(store), parts, reread)
+    written, asked = _tables(store, index, parts, base), asked_digest(store)
+    same = (written, asked) == (_without_requests(base), base.asked)
+    requests = (same and base.tables.get(REQUESTS_KEY)) or put_requests(store, written)
+    failures = written.get(FAILURES_KEY)
+    write_card(store, {key: table for key, table in written.items() if is_table_key(key)}, failures)
+    write_segment(store, index)
+    left = Left(
+        tables=written | ({REQUESTS_KEY: requests} if requests else {}),
+        segments=frozenset(segment_keys(store)),
+        parts=frozenset(parts),
+        asked=asked,
     )
-    ids = ranked["task_id"].combine_chunks()
-    first = np.ones(len(ids), np.bool_)
-    if len(ids) > 1:
-        first[1:] = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
-    return rows.take(ranked["number"].filter(pa.array(first)))
+    if left != read_finalized(store):
+        write_finalized(store, left)
+    for key in set(table_keys(store)) - left.tables.keys():
+        store.delete(key)
+    return Finalized(ok=len(index.tasks) - len(index.failed), failed=len(index.failed), parts=len(parts))
 
 
-def _write(store: ObjectStore, key: str, table: pa.Table) -> StoredObject:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    body = buffer.getvalue()
-    store.put(key, body)
-    return StoredObject(sha256=sha256(body).hexdigest(), bytes=len(body))
+def _parts(index: CommittedIndex) -> dict[str, str]:
+    """Keys of all parts by name, in the order of names."""
+    covered = {name for names in index.segments.values() for name in names}
+    keys = {part_of_key(key): key for key in index.uncovered} | {name: part_key(*name.split("-")) for name in covered}
+    return dict(sorted(keys.items()))
+
+
+def _standing(store: ObjectStore, left: Left, parts: Mapping[str, str], reread: bool) -> Left:
+    """What the last finalize left, as far as it still is so; nothing where a part or a table of images is gone."""
+
+    def stands(key: str, table: Table) -> bool:
+        info = store.head(key)
+        same = info is not None and info.size_bytes == table.bytes
+        return same and not (reread and check_object(store, key, table))
+
+    kept = {key: table for key, table in left.tables.items() if stands(key, table)}
+    needed = _without_requests(left).keys()
+    if not needed or not needed <= kept.keys() or not left.parts <= parts.keys():
+        return Left()
+    return Left(tables=kept, parts=left.parts, asked=left.asked)
+
+
+def _tables(store: ObjectStore, index: CommittedIndex, parts: Mapping[str, str], base: Left) -> dict[str, Table]:
+    new = [key for name, key in parts.items() if name not in base.parts]
+    if base.tables and not new:
+        return _without_requests(base)
+    try:
+        return renewed(store, index, base, new)
+    except OutgrownError:
+        assert base.tables
+        return renewed(store, index, Left(), parts.values())
+
+
+def _without_requests(left: Left) -> dict[str, Table]:
+    return {key: table for key, table in left.tables.items() if key != REQUESTS_KEY}

@@ -1,32 +1,59 @@
-"""``finalized.json``: what finalize left, so that ``verify`` can tell what is gone or changed since.
+"""``finalized.json``: what finalize left. ``verify`` sees by it what is gone or changed, the next finalize what is new.
 
-Nothing else reads it. Parts need no such note: index segments name them, and they are named by their own bytes.
+It is gone while a finalize replaces tables, and stays away when one is stopped. Index segments and parts are noted by
+name alone: they are named by their own bytes.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from pipeline.errors import ObjectMissingError
 from pipeline.output.layout import FINALIZED_KEY
 from pipeline.output.payloads import StoredObject
-from pipeline.output.segments import segment_keys
 from pipeline.storage.base import ObjectStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table(StoredObject):
+    """A table, and what the dataset card says of its rows."""
+
+    rows: int
+    prompts: int = 0
+    """Different ones."""
+    values: Mapping[str, list[Any]] = field(default_factory=dict)
+    """By axis of the sweep, see ``tables.few``."""
+    objects: list[str] = field(default_factory=list)
+    """Keys of those that hold several of its images, in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Left:
     """What there was after a finalize."""
 
-    tables: Mapping[str, StoredObject] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict)
     """By key."""
     segments: frozenset[str] = frozenset()
     """Keys of index segments."""
+    parts: frozenset[str] = frozenset()
+    """Names of the parts whose rows are in the tables."""
+    asked: str = ""
+    """Digest of what the requests came from."""
 
 
-def write_finalized(store: ObjectStore, tables: Mapping[str, StoredObject]) -> None:
-    """Note the tables, and the index segments as they are now."""
-    noted = {"tables": {key: asdict(stored) for key, stored in tables.items()}, "segments": segment_keys(store)}
+def forget_finalized(store: ObjectStore) -> None:
+    """Take the note away before a table it names is replaced: until the next one, they are as they may be."""
+    store.delete(FINALIZED_KEY)
+
+
+def write_finalized(store: ObjectStore, left: Left) -> None:
+    noted = {
+        "tables": {key: asdict(table) for key, table in left.tables.items()},
+        "segments": sorted(left.segments),
+        "parts": sorted(left.parts),
+        "asked": left.asked,
+    }
     store.put(FINALIZED_KEY, json.dumps(noted, indent=1).encode())
 
 
@@ -34,7 +61,11 @@ def read_finalized(store: ObjectStore) -> Left:
     """What was noted; nothing before the first finalize, or where the note cannot be read."""
     try:
         noted = json.loads(store.get(FINALIZED_KEY))
-        tables = {key: StoredObject(**stored) for key, stored in noted["tables"].items()}
-        return Left(tables=tables, segments=frozenset(noted["segments"]))
+        return Left(
+            tables={key: Table(**table) for key, table in noted["tables"].items()},
+            segments=frozenset(noted["segments"]),
+            parts=frozenset(noted["parts"]),
+            asked=noted["asked"],
+        )
     except (ObjectMissingError, ValueError, TypeError, KeyError, AttributeError):
         return Left()

@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import JobBrokenError
 from pipeline.identity import ID_BYTES
+from pipeline.output.finalized import Table, forget_finalized
 from pipeline.output.layout import REQUESTS_KEY, REQUESTS_PREFIX, requests_key
 from pipeline.output.schema import METADATA_SCHEMA
 from pipeline.planning.requests import REQUEST_COLUMNS
@@ -32,6 +33,7 @@ OBJECT_ROWS = 1_000_000
 """Requests per object, about 18 bytes each."""
 
 _SCHEMA = pa.schema([METADATA_SCHEMA.field(name) for name in REQUEST_COLUMNS])
+_OUTCOME_COLUMNS = (*REQUEST_COLUMNS, "created_at", "status", "file_name")
 _READERS = 16
 
 
@@ -56,6 +58,25 @@ def write_requests(store: ObjectStore, tables: Iterable[pa.Table]) -> None:
 def has_requests(store: ObjectStore) -> bool:
     """Whether any launch stored requests."""
     return next(store.list(REQUESTS_PREFIX), None) is not None
+
+
+def asked_digest(store: ObjectStore) -> str:
+    """Changes whenever what launches asked for does; empty where none stored requests."""
+    found = [f"{info.key} {info.modified.isoformat()}" for info in store.list(REQUESTS_PREFIX)]
+    return blake2b("\n".join(found).encode(), digest_size=ID_BYTES).hexdigest() if found else ""
+
+
+def put_requests(store: ObjectStore, tables: Iterable[str]) -> Table | None:
+    """Write ``requests.parquet`` if there is to be one, by the ``tables`` of images and failures with these keys."""
+    if not has_requests(store):
+        return None
+    table = united_requests(store, pa.concat_tables([_outcomes(store, key) for key in tables]))
+    if table is None:
+        return None
+    body = _body(table)
+    forget_finalized(store)
+    store.put(REQUESTS_KEY, body)
+    return Table(sha256=sha256(body).hexdigest(), bytes=len(body), rows=table.num_rows)
 
 
 def united_requests(store: ObjectStore, rows: pa.Table) -> pa.Table | None:
@@ -107,6 +128,11 @@ def _outdated(there: dict[str, datetime], ours: set[str]) -> list[str]:
     """Our objects that are older than others; a server may give times to the second."""
     others = [modified for key, modified in there.items() if key not in ours]
     return [key for key in sorted(ours & there.keys()) if others and there[key] <= max(others)]
+
+
+def _outcomes(store: ObjectStore, key: str) -> pa.Table:
+    with store.open(key) as file:
+        return pq.ParquetFile(file).read(list(_OUTCOME_COLUMNS))
 
 
 def _read(store: ObjectStore, key: str) -> pa.Table:

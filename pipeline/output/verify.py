@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from pipeline.identity import Ids, IdSet
 from pipeline.output.checks import Fault, Part, What, check_object, check_part, check_segment, guarded
-from pipeline.output.finalized import read_finalized
+from pipeline.output.finalized import Left, read_finalized
 from pipeline.output.index import is_part_key, part_keys
 from pipeline.output.layout import METADATA_KEY, part_key, part_of_key
 from pipeline.output.orphans import key_ids, unnamed
 from pipeline.output.outcomes import UNREADABLE, Outcomes, ids_of_hex, united
 from pipeline.output.parallel import in_parallel
 from pipeline.output.segments import Segment, segment_keys
+from pipeline.output.tables import is_table_key, table_keys
 from pipeline.storage.base import ObjectInfo, ObjectStore
 
 LISTED = 1_000
@@ -94,6 +95,10 @@ class _Verification:
         self._to_drop: dict[str, _Mask] = {}
         self._named: list[Ids] = []
         self._objects = self._size_bytes = 0
+        self._table = METADATA_KEY
+        """The last file of the images' metadata."""
+        self._finalized = False
+        """There is a note of a finalize that ended."""
 
     def run(self) -> Verified:
         self._check_noted()
@@ -134,23 +139,35 @@ class _Verification:
             self._faults.append(fault)
 
     def _check_noted(self) -> None:
-        """What finalize left is there, and the tables are as it left them."""
+        """What finalize left is there, and the tables are as it left them; asked again when another one began."""
         left = read_finalized(self._store)
-        for fault in in_parallel(lambda table: check_object(self._store, *table), left.tables.items()):
-            if fault is not None:
-                self._add(fault)
-        for key in sorted(left.segments - set(segment_keys(self._store))):
-            self._add(Fault(key=key, what="missing", detail="an index segment that finalize left"))
+        while (faults := self._faults_of_noted(left)) and left != (now := read_finalized(self._store)):
+            left = now
+        self._finalized = bool(left.tables)
+        for fault in faults:
+            self._add(fault)
+
+    def _faults_of_noted(self, left: Left) -> list[Fault]:
+        checked = in_parallel(lambda table: check_object(self._store, *table), left.tables.items())
+        gone = sorted(left.segments - set(segment_keys(self._store)))
+        return [
+            *(fault for fault in checked if fault is not None),
+            *(Fault(key=key, what="missing", detail="an index segment that finalize left") for key in gone),
+        ]
 
     def _table_ids(self) -> list[Ids] | None:
-        """The ids in ``metadata.parquet``, None where it cannot be read."""
-        if METADATA_KEY in self._faulty:
+        """The ids in ``metadata.parquet`` or the numbered files, None where one cannot be read."""
+        if any(map(is_table_key, self._faulty)):
             return None
-        read = guarded(METADATA_KEY, lambda: _ids_in_table(self._store))
-        if isinstance(read, Fault):
-            self._add(read)
-            return None
-        return read
+        found: list[Ids] = []
+        for key in table_keys(self._store) or [METADATA_KEY]:
+            self._table = key
+            read = guarded(key, partial(_ids_in_table, self._store, key))
+            if isinstance(read, Fault):
+                self._add(read if read.what != "missing" or key == METADATA_KEY else _replaced(key))
+                return None
+            found += read
+        return found
 
     def _read_segments(self, keys: Sequence[str]) -> dict[str, Segment]:
         """Those that are sound."""
@@ -203,9 +220,11 @@ class _Verification:
             "rows are of no committed image": len(found.without(images)),
             "rows are of an image that has one": sum(map(len, listed)) - len(found),
         }
-        if any(counts.values()):
-            detail = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-            self._add(Fault(key=METADATA_KEY, what="outdated", detail=detail))
+        details = [f"{count:,} {what}" for what, count in counts.items() if count]
+        if not self._finalized:
+            details.append("the finalize that wrote it has not ended")
+        if details:
+            self._add(Fault(key=self._table, what="outdated", detail=", ".join(details)))
 
     def _drop_older_failures(self, lost: IdSet) -> None:
         """A task whose image is lost must not count as failed because an earlier attempt did: it would stay so."""
@@ -228,13 +247,17 @@ class _Verification:
         return Reading(parts_read=len(self._outcomes), parts=parts, objects=self._objects, size_bytes=self._size_bytes)
 
 
-def _ids_in_table(store: ObjectStore) -> list[Ids] | Fault:
-    with store.open(METADATA_KEY) as file:
+def _ids_in_table(store: ObjectStore, key: str) -> list[Ids] | Fault:
+    with store.open(key) as file:
         try:
             batches = pq.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=["task_id"])
             return [ids_of_hex(pa.Table.from_batches([batch])["task_id"]) for batch in batches]
         except UNREADABLE as error:
-            return Fault(key=METADATA_KEY, what="corrupt", detail=f"no table: {error}")
+            return Fault(key=key, what="corrupt", detail=f"no table: {error}")
+
+
+def _replaced(key: str) -> Fault:
+    return Fault(key=key, what="outdated", detail="a finalize replaced it while it was read")
 
 
 def _key_of(part_name: str) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, Protocol
 
+from pipeline.storage.traffic import Traffic
+
 TEMPORARY_PREFIX = ".tmp-"
 _SEGMENT_LIMIT_BYTES = 255
 
@@ -34,6 +36,10 @@ class ObjectStore(Protocol):
     @property
     def uri(self) -> str:
         """Where the store is, in the form `open_store` takes."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What this process has asked of the store through this object."""
 
     def put(self, key: str, body: bytes) -> None:
         """Write the object, or replace it. It is durable on return; no reader ever sees half of it."""

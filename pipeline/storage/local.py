@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from pipeline.errors import ObjectMissingError, StoreDeniedError, StoreError, StoreUnavailableError
 from pipeline.storage.base import TEMPORARY_PREFIX, ObjectInfo, check_key, is_key, prove_writable
+from pipeline.storage.traffic import Meter, Traffic
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -35,6 +36,7 @@ class LocalStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
+        self._meter = Meter()
 
     def __repr__(self) -> str:
         return f"LocalStore({self.uri!r})"
@@ -43,6 +45,11 @@ class LocalStore:
     def uri(self) -> str:
         """The absolute path of the root."""
         return str(self._root)
+
+    @property
+    def traffic(self) -> Traffic:
+        """Every operation is a request, and none is repeated. What is read from an opened file is not seen here."""
+        return self._meter.total
 
     def put(self, key: str, body: bytes) -> None:
         """Write or replace the file; it survives a power cut once this returns."""
@@ -53,19 +60,19 @@ class LocalStore:
         path = self._path(key)
         with _translated("write", path):
             _make_directories(path.parent)
-            _replace(path, file)
+            self._meter.add(Traffic(bytes_put=_replace(path, file)))
 
     def get(self, key: str) -> bytes:
         """Return the whole file. Raises ObjectMissingError."""
         with self.open(key) as file:
-            return file.read()
+            return self._got(file.read())
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Return `length` bytes from byte `start` on, fewer where the file ends. Raises ObjectMissingError."""
         assert min(start, length) >= 0, (start, length)
         with self.open(key) as file:
             file.seek(start)
-            return file.read(length)
+            return self._got(file.read(length))
 
     def head(self, key: str) -> ObjectInfo | None:
         """Return size and time of the file, None if there is none."""
@@ -78,6 +85,7 @@ class LocalStore:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield the files whose key begins with `prefix`, as S3 orders them; nothing if the root does not exist."""
+        self._meter.add(Traffic(requests=1))
         return self._walk("", prefix)
 
     def delete(self, key: str) -> None:
@@ -97,9 +105,15 @@ class LocalStore:
         prove_writable(self)
 
     def _path(self, key: str) -> Path:
+        """Where the object is; every operation on one begins here."""
         path = self._root / check_key(key)
+        self._meter.add(Traffic(requests=1))
         self._refuse_outside(path)
         return path
+
+    def _got(self, body: bytes) -> bytes:
+        self._meter.add(Traffic(bytes_got=len(body)))
+        return body
 
     def _refuse_outside(self, path: Path) -> None:
         if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self._root)):
@@ -140,8 +154,10 @@ def _listing_order(entry: os.DirEntry[str]) -> bytes:
 def _listed(key: str, entry: os.DirEntry[str]) -> ObjectInfo | None:
     try:
         return _info(key, entry.stat())
-    except FileNotFoundError:  # deleted since the directory was read, or a link to nothing
-        return None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):  # deleted since the directory was read, or a link to nothing
+            return None
+        raise _translate(error, f"cannot look at {entry.path}: {error.strerror}") from error
 
 
 def _info(key: str, status: os.stat_result) -> ObjectInfo | None:
@@ -159,18 +175,21 @@ def _make_directories(directory: Path) -> None:
     _sync_directory(directory.parent)
 
 
-def _replace(path: Path, content: BinaryIO) -> None:
+def _replace(path: Path, content: BinaryIO) -> int:
+    """Returns the size in bytes."""
     temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
     try:
         with temporary.open("xb") as file:
             content.seek(0)
             shutil.copyfileobj(content, file, _COPY_BYTES)
+            size_bytes = file.tell()
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_directory(path.parent)
+    return size_bytes
 
 
 def _sync_directory(directory: Path) -> None:

@@ -107,7 +107,7 @@ def _s3_location(rest: str, uri: str) -> _S3Location:
     bucket, _, path = rest.partition("/")
     if not bucket:
         raise InputError("no bucket", value=uri, allowed="s3://bucket/prefix")
-    if "@" in bucket:
+    if "@" in bucket or (":" in bucket and "@" in path):  # a secret may have slashes in it
         # The value is left out: what stands before the @ is likely a password.
         raise InputError(
             "credentials have no place in an address", allowed="s3://bucket/prefix and the AWS_* variables"

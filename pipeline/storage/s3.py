@@ -25,6 +25,7 @@ from pipeline.storage.base import ObjectInfo, check_key, is_key, prove_writable
 from pipeline.storage.ranged import RangeReader
 from pipeline.storage.s3_errors import translate
 from pipeline.storage.s3_settings import S3Settings, holds_credentials, public_endpoint
+from pipeline.storage.traffic import Meter, Traffic
 
 _T = TypeVar("_T")
 _POOL_CONNECTIONS = 32
@@ -49,6 +50,7 @@ class S3Store:
         self._bucket = bucket
         self._prefix = f"{check_key(prefix)}/" if prefix else ""
         self._settings = settings
+        self._meter = Meter()
         self._lock = threading.Lock()
         self._client_of: tuple[int, Any] | None = None
 
@@ -62,6 +64,11 @@ class S3Store:
     def uri(self) -> str:
         """`s3://bucket/prefix`."""
         return f"s3://{self._bucket}/{self._prefix}".removesuffix("/")
+
+    @property
+    def traffic(self) -> Traffic:
+        """Every attempt to send a request counts, also those that botocore makes on its own."""
+        return self._meter.total
 
     def put(self, key: str, body: bytes) -> None:
         """Write or replace the object; all of it becomes visible at once."""
@@ -80,11 +87,12 @@ class S3Store:
                 client.put_object(**target, Body=file.read())
 
         self._insist(send, f"writing {key!r}")
+        self._meter.add(Traffic(bytes_put=size_bytes))
 
     def get(self, key: str) -> bytes:
         """Return the whole object, its length verified. Raises ObjectMissingError."""
         target = {"Bucket": self._bucket, "Key": self._full(key)}
-        return self._insist(lambda client: _read_all(client.get_object(**target)), f"reading {key!r}")
+        return self._got(self._insist(lambda client: _read_all(client.get_object(**target)), f"reading {key!r}"))
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Return `length` bytes from byte `start` on, fewer where the object ends. Raises ObjectMissingError."""
@@ -93,7 +101,7 @@ class S3Store:
             self._require(key)
             return b""
         target = {"Bucket": self._bucket, "Key": self._full(key)}
-        return self._insist(lambda client: _read_range(client, target, start, length), f"reading {key!r}")
+        return self._got(self._insist(lambda client: _read_range(client, target, start, length), f"reading {key!r}"))
 
     def head(self, key: str) -> ObjectInfo | None:
         """Return size and time of the object, None if there is none.
@@ -150,6 +158,10 @@ class S3Store:
             if is_key(key):
                 yield ObjectInfo(key=key, size_bytes=item["Size"], modified=_utc(item["LastModified"]))
 
+    def _got(self, body: bytes) -> bytes:
+        self._meter.add(Traffic(bytes_got=len(body)))
+        return body
+
     def _insist(self, call: Callable[[Any], _T], what: str) -> _T:
         """Call with the client, again after growing pauses while the failure may pass and patience lasts.
 
@@ -167,6 +179,7 @@ class S3Store:
                 deadline = now + self._settings.patience_s if deadline is None else deadline
                 if not isinstance(failure, StoreUnavailableError) or now + pause_s > deadline:
                     raise failure from error
+            self._meter.add(Traffic(retries=1))
             time.sleep(pause_s)
         raise AssertionError("count() does not end")
 
@@ -174,9 +187,19 @@ class S3Store:
         """Return this process's client (a forked child must not share its parent's sockets), and words for it."""
         with self._lock:
             if self._client_of is None or self._client_of[0] != os.getpid():
-                self._client_of = (os.getpid(), _connect(self._settings))
+                self._client_of = (os.getpid(), self._connect())
             client = self._client_of[1]
         return client, f"bucket {self._bucket!r} at {client.meta.endpoint_url}"
+
+    def _connect(self) -> Any:
+        client = _connect(self._settings)
+        client.meta.events.register("before-send.s3", self._count_attempt)
+        return client
+
+    def _count_attempt(self, request: Any, **_: Any) -> None:
+        """What botocore calls with each request that goes out; its header says which attempt that is."""
+        first = "attempt=1;" in f"{request.headers['amz-sdk-request']};"
+        self._meter.add(Traffic(requests=1, retries=0 if first else 1))
 
 
 def _connect(settings: S3Settings) -> Any:

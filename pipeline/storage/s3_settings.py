@@ -66,6 +66,8 @@ def _check_endpoint(url: str) -> None:
         raise _refusal("endpoint_url", None if "@" in url else url, allowed)
     if holds_credentials(url):
         raise _refusal("endpoint_url", None, f"{allowed}, without user and password: use the AWS_* variables")
+    if parts.query or parts.fragment:
+        raise _refusal("endpoint_url", public_endpoint(url), f"{allowed}, with nothing after ? or #")
 
 
 def _split(url: str) -> SplitResult | None:

@@ -21,6 +21,7 @@ from pipeline.storage.base import ObjectStore, check_key, is_key
 from pipeline.storage.local import LocalStore
 from pipeline.storage.s3 import S3Store
 from pipeline.storage.s3_settings import S3Settings
+from pipeline.storage.traffic import Traffic
 
 MIB = 2**20
 ORDERED_KEYS = ["a!", "a-b", "a.b", "a/a", "a/b-c/x", "a/b/c", "a/b0", "a0", "aa", "b", "ä/ö", "日本", "😀/x", "🛑"]
@@ -215,6 +216,29 @@ def test_reads_parquet_through_open(store: ObjectStore) -> None:
         assert parquet.num_row_groups == 5
         assert parquet.read_row_group(3, columns=["n"])["n"].to_pylist() == list(range(30_000, 40_000))
         assert parquet.read().equals(table)
+
+
+def test_traffic_is_counted_alike(store: ObjectStore) -> None:
+    assert store.traffic == Traffic()
+    store.put("a", b"12345")
+    store.put_file("b", io.BytesIO(b"678"))
+    assert (store.get("a"), store.get_range("b", 1, 9)) == (b"12345", b"78")
+    assert store.head("c") is None
+    with pytest.raises(ObjectMissingError):
+        store.get("c")
+    assert keys(store) == ["a", "b"]
+    store.delete("a")
+    assert store.traffic == Traffic(requests=8, bytes_put=8, bytes_got=7)
+    copy: ObjectStore = pickle.loads(pickle.dumps(store))  # noqa: S301  # our own bytes
+    assert copy.traffic == Traffic(), "another process counts for itself"
+    assert copy.get("b") == b"678"
+    assert copy.traffic + store.traffic == Traffic(requests=9, bytes_put=8, bytes_got=10)
+
+
+def test_traffic_of_many_threads(store: ObjectStore) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: store.put(f"n/{number}", bytes(number)), range(64)))
+    assert store.traffic == Traffic(requests=64, bytes_put=sum(range(64)))
 
 
 def test_check_writable_leaves_nothing(store: ObjectStore) -> None:

@@ -20,6 +20,7 @@ from pipeline.storage.base import ObjectStore
 from pipeline.storage.local import LocalStore
 from pipeline.storage.location import open_parent, open_store
 from pipeline.storage.s3_settings import S3Settings
+from pipeline.storage.traffic import Traffic
 from tests.servers.fault_proxy import Fault, FaultProxy
 from tests.servers.swift import SwiftServer
 
@@ -68,6 +69,33 @@ def test_a_storm_of_failures_loses_nothing(s3_server: SwiftServer, s3_bucket: st
             assert list(pool.map(lambda n: store.get(f"n/{n:02d}"), range(40))) == [b"%d" % n for n in range(40)]
         assert [info.key for info in store.list()] == [f"n/{n:02d}" for n in range(40)]
         assert len(proxy.landed) == len(rates)
+
+
+def test_every_attempt_is_counted(s3_server: SwiftServer, s3_bucket: str) -> None:
+    """By the proxy as well, which sees what really arrives: attempts of botocore, and rounds of the store."""
+    rates: dict[Fault, float] = dict.fromkeys(FAULTS, 0.1)
+    body = Random(0).randbytes(1000)
+    with FaultProxy(s3_server.endpoint_url, seed=2, rates=rates) as proxy:
+        store = open_store(f"s3://{s3_bucket}", behind(proxy, patience_s=60))
+        for number in range(20):
+            store.put(f"n/{number:02d}", body)
+            assert store.get(f"n/{number:02d}") == body
+        assert len(list(store.list())) == 20
+        failed = store.traffic.requests - 41
+        assert failed >= 5
+        assert store.traffic == Traffic(requests=proxy.requests, retries=failed, bytes_put=20_000, bytes_got=20_000)
+        store.put_file("large", io.BytesIO(body * 20_000))
+        assert store.traffic.requests == proxy.requests
+        assert store.traffic.bytes_put == 20_020_000
+
+
+def test_what_fails_for_good_counts_as_sent_and_not_as_stored(s3_server: SwiftServer, s3_bucket: str) -> None:
+    with FaultProxy(s3_server.endpoint_url, rates={Fault.UNAVAILABLE: 1.0}) as proxy:
+        store = open_store(f"s3://{s3_bucket}", behind(proxy, patience_s=0))
+        with pytest.raises(StoreUnavailableError):
+            store.put("a", b"12345")
+        assert store.traffic == Traffic(requests=2, retries=1)
+        assert proxy.requests == 2
 
 
 def test_patience_ends(s3_server: SwiftServer, s3_bucket: str) -> None:
@@ -143,6 +171,8 @@ def test_acknowledged_objects_survive_a_killed_server(s3_server: SwiftServer, s3
         ("s3://bucket//x", "segment"),
         ("file://elsewhere/x", "another machine"),
         ("s3://key:secret@bucket/x", "credentials have no place"),
+        ("s3://key:secret/with/slashes@bucket/x", "credentials have no place"),
+        ("s3://key:/secret@bucket/x", "credentials have no place"),
     ],
 )
 def test_bad_locations(uri: str, says: str) -> None:
@@ -163,6 +193,7 @@ def test_a_bad_location_says_where_it_was_given(uri: str) -> None:
 
 def test_links_that_go_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
+    assert list(LocalStore(tmp_path).list()) == []
     with pytest.raises(InputError, match="circle"):
         open_parent(str(tmp_path / "loop"))
     with pytest.raises(StoreError):
@@ -187,6 +218,8 @@ def test_a_location_that_names_no_file(uri: str) -> None:
     [
         {"endpoint_url": "localhost:9000"},
         {"endpoint_url": "http://user:secret@host"},
+        {"endpoint_url": "http://host/?token=secret"},
+        {"endpoint_url": "http://host#secret"},
         {"endpoint_url": "http://host:port"},
         {"addressing_style": "dns"},
         {"max_attempts": 0},

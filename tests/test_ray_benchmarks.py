@@ -1,0 +1,53 @@
+"""The benchmarks that start a Ray, at their smallest: figures are printed, and all contestants render one picture."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.launched import evaluations, evaluations_per_s, made_tasks
+from benchmarks.overhead import engines
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_ray_data_done_well_renders_the_same_pictures(tmp_path: Path) -> None:
+    (tmp_path / "ray-token").write_text("a" * 64)
+    environment = {
+        **os.environ,
+        "RAY_AUTH_TOKEN_PATH": str(tmp_path / "ray-token"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    command = [
+        *(sys.executable, "-m", "benchmarks.ray_data", "--work", "W3", "--rivals", "B4", "--pairs", "1"),
+        *("--workers", "1", "--tasks", "12", "--batch", "3", "--steps", "2", "4"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    surroundings, _, line = done.stdout.splitlines()
+    assert re.search(r"ray \d.*seed 0; 12 images, 1 pairs, 1 workers, batch 3", surroundings)
+    work, rival, *figures = line.split()
+    *rates, difference = map(float, figures)
+    assert (work, rival, len(rates)) == ("W3", "B4", 6)
+    assert min(rates) > 0
+    assert difference < 0.5
+
+
+def test_engines_alone_have_a_rate() -> None:
+    assert engines(made_tasks("W3", 16, (2, 4)), 1) > 0
+
+
+@pytest.mark.parametrize("lump", [1, 16])
+def test_the_steady_rate_is_that_of_the_work_whatever_its_order(lump: int) -> None:
+    """Two workers at 100 evaluations per second each, whose pictures come in lumps, after a start of 50 s."""
+    tasks = made_tasks("W3", 640, (5, 25))
+    finished_s: list[float] = []
+    for number in range(2):
+        at_s, mine = 50.0 + number, evaluations(tasks[number * 320 : (number + 1) * 320])
+        for start in range(0, len(mine), lump):
+            at_s += sum(mine[start : start + lump]) / 100
+            finished_s += [at_s] * len(mine[start : start + lump])
+    assert evaluations_per_s(finished_s, tasks) == pytest.approx(200, rel=0.02)
