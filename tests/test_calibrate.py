@@ -27,7 +27,7 @@ def darkroom(tmp_path_factory: pytest.TempPathFactory) -> Darkroom:
 def test_a_table_for_each_size_and_what_to_set(darkroom: Darkroom) -> None:
     said = darkroom.run("calibrate", *WORDS, "--seconds", "0.1", "--sizes", "32x32,64x32")
     tables = re.split(r"^.*model, (?=\d+x\d+ px)", said, flags=re.M)[1:]
-    assert [table.split(" px, float32")[0] for table in tables] == ["32x32", "64x32"]
+    assert [table.split(" px, float32")[0] for table in tables] == ["64x32", "32x32"]
     for table in tables:
         found = [(int(rows), float(rate)) for rows, rate in re.findall(r"^ *(\d+) +([\d.]+) +[\d.]+ +-$", table, re.M)]
         assert [rows for rows, _ in found] == [2**n for n in range(1, len(found) + 1)]
