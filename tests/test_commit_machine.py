@@ -9,9 +9,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import BinaryIO, Literal, get_args
 
 import pyarrow as pa
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -21,7 +22,7 @@ from pipeline.errors import StoreUnavailableError
 from pipeline.identity import Ids
 from pipeline.output.finalize import finalize
 from pipeline.output.index import load_index, part_keys
-from pipeline.output.layout import Layout, Packing, object_of
+from pipeline.output.layout import FINALIZED_KEY, METADATA_KEY, Layout, Packing, object_of
 from pipeline.output.mending import drop_damaged
 from pipeline.output.orphans import delete_orphans
 from pipeline.output.part import PartWriter, read_part
@@ -31,6 +32,7 @@ from pipeline.storage.local import LocalStore
 from tests.faults.commit import false_alarms, image_is_sound, patch_segments, said
 from tests.faults.mortal import HOWS, GoneError, How, MortalStore
 from tests.faults.without_ray import Painter
+from tests.test_output import commit, rendered
 from tests.test_runner import FACTS, shard_of
 
 Status = Literal["ok", "failed"]
@@ -203,6 +205,37 @@ def images_of(store: ObjectStore) -> dict[int, set[str]]:
 
 def numbers_of(ids: Ids) -> set[int]:
     return {int(high) >> 56 for high, _ in ids}
+
+
+class Overtaken(LocalStore):
+    """Before an object is written for the first time, another launch commits and finalizes."""
+
+    key = ""
+
+    def put(self, key: str, body: bytes) -> None:
+        self._overtake(key)
+        super().put(key, body)
+
+    def put_file(self, key: str, file: BinaryIO) -> None:
+        self._overtake(key)
+        super().put_file(key, file)
+
+    def _overtake(self, key: str) -> None:
+        if key == self.key:
+            self.key = ""
+            other = LocalStore(Path(self.uri))
+            commit(other, rendered(2), rendered(3))
+            assert finalize(other).ok == 3
+
+
+@pytest.mark.parametrize("key", [METADATA_KEY, FINALIZED_KEY])
+def test_of_two_launches_that_end_at_once_nothing_is_left_out(tmp_path: Path, key: str) -> None:
+    store = Overtaken(tmp_path)
+    commit(store, rendered(1))
+    store.key = key
+    assert finalize(store).ok == 3
+    assert len(said(store).images) == 3
+    assert not verify(store).faults
 
 
 def test_random_lives() -> None:

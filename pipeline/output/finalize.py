@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pipeline.output.card import write_card
 from pipeline.output.checks import check_object
 from pipeline.output.finalized import Left, Table, read_finalized, write_finalized
-from pipeline.output.index import CommittedIndex, load_index, write_segment
+from pipeline.output.index import CommittedIndex, load_index, part_keys, write_segment
 from pipeline.output.layout import FAILURES_KEY, REQUESTS_KEY, part_key, part_of_key
 from pipeline.output.precedence import one_per_task
 from pipeline.output.renewal import OutgrownError, renewed
@@ -24,6 +24,9 @@ from pipeline.output.tables import is_table_key, table_keys
 from pipeline.storage.base import ObjectStore
 
 __all__ = ["Finalized", "finalize", "one_per_task"]
+
+_ROUNDS = 3
+"""Who still commits after so many will finalize too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +39,18 @@ class Finalized:
 def finalize(store: ObjectStore, *, reread: bool = False) -> Finalized:
     """Write the tables of all that is committed, and an index segment that makes the next start fast.
 
-    With ``reread`` the tables that are there are read, and made anew where they are not as they were written.
+    With ``reread`` the tables that are there are read, and made anew where they are not as they were written. All is
+    done once more when parts have come meanwhile: whose launch has ended may have written tables with them before ours.
     """
+    for _ in range(_ROUNDS):
+        made, parts = _round(store, reread)
+        if parts == frozenset(map(part_of_key, part_keys(store))):
+            break
+    return made
+
+
+def _round(store: ObjectStore, reread: bool) -> tuple[Finalized, frozenset[str]]:
+    """Also returns the names of the parts in the tables."""
     index = load_index(store)
     parts = _parts(index)
     base = _standing(store, read_finalized(store), parts, reread)
@@ -57,7 +70,8 @@ def finalize(store: ObjectStore, *, reread: bool = False) -> Finalized:
         write_finalized(store, left)
     for key in set(table_keys(store)) - left.tables.keys():
         store.delete(key)
-    return Finalized(ok=len(index.tasks) - len(index.failed), failed=len(index.failed), parts=len(parts))
+    ok, failed = len(index.tasks) - len(index.failed), len(index.failed)
+    return Finalized(ok=ok, failed=failed, parts=len(parts)), left.parts
 
 
 def _parts(index: CommittedIndex) -> dict[str, str]:

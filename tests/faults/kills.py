@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
@@ -34,7 +35,7 @@ MOST_AGAIN = 1.5
 MOST_OUTPUTS = 8
 PATIENCE_S = 900.0
 """For a launch to get on with its work, or to end."""
-PAUSE_S = 1.0
+PAUSE_S = 0.3
 """At most so long after work is seen, a kill comes: at any moment of it."""
 
 
@@ -74,8 +75,8 @@ FULL = Scale(
 )
 SHORT = Scale(
     prompts=24,
-    seeds=2,
-    steps=4,
+    seeds=6,
+    steps=8,
     shard_images=4,
     workers=1,
     worker_kills=2,
@@ -281,7 +282,8 @@ class Trial:
         server.start()
         try:
             with patch.dict(os.environ, aws_environment(server)):
-                boto3.client("s3").create_bucket(Bucket="kills")
+                with closing(boto3.client("s3")) as client:
+                    client.create_bucket(Bucket="kills")
                 output = Output(self._folder / "stored", job, "s3://kills/run")
                 given_up = self._disturb_store(output, server)
                 again = self._counts["again, store"] = self._finish(output)
