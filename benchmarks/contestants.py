@@ -9,7 +9,8 @@ from pipeline.distributed.runner import ShardRunner
 from pipeline.output.part import PartWriter, RunFacts
 from pipeline.planning.tasks import TASK_FIELDS
 from pipeline.recipe import RenderTask
-from pipeline.rendering.engine import Engine, EngineCounters
+from pipeline.rendering.counters import EngineCounters
+from pipeline.rendering.engine import Engine
 from pipeline.rendering.loading import LoadedModel, load_model
 from pipeline.storage.local import LocalStore
 

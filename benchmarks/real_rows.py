@@ -8,7 +8,8 @@ import argparse
 
 from benchmarks.work import SEED, mixed, task
 from pipeline.model.resolve import BUILT_IN
-from pipeline.rendering.engine import Engine, EngineCounters
+from pipeline.rendering.counters import EngineCounters
+from pipeline.rendering.engine import Engine
 from pipeline.rendering.loading import load_model
 
 

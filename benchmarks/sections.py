@@ -93,7 +93,7 @@ def stages(subject: Subject, figures: Figures) -> None:
             figures.row({
                 **what,
                 "images/s": len(tasks) / wall_s,
-                "real rows": _real_rows(free),
+                "real rows": free.counters.real_rows,
                 "busy": free.counters.denoiser_calls * call_s / wall_s,
                 "encode s": counted.encode_s,
                 "denoise s": counted.denoise_s,
@@ -112,11 +112,6 @@ def _waiting_clock(device: str) -> Callable[[], float]:
         return time.perf_counter()
 
     return clock
-
-
-def _real_rows(engine: EngineWithFiles) -> float:
-    counted = engine.counters
-    return counted.evaluations / (counted.evaluations + counted.padded_rows)
 
 
 def parity(subject: Subject, figures: Figures) -> None:
@@ -236,7 +231,7 @@ def _rounds(subject: Subject, figures: Figures, work: str) -> None:
             "first s": first_s[name],
             "images/s": median(seen),
             **{f"x {rival}": _ratio(seen, rates.get(rival, ())) for rival in ("B0", "B1", "B2")},
-            "real rows": _real_rows(contestant) if isinstance(contestant, EngineWithFiles) else None,
+            "real rows": contestant.counters.real_rows if isinstance(contestant, EngineWithFiles) else None,
         })  # fmt: skip
 
 

@@ -16,7 +16,8 @@ from pipeline.model.rows import auto_rows
 from pipeline.output.encode import encode
 from pipeline.output.layout import Packing
 from pipeline.recipe import RenderTask
-from pipeline.rendering.engine import Engine, EngineCounters
+from pipeline.rendering.counters import EngineCounters
+from pipeline.rendering.engine import Engine
 from pipeline.rendering.loading import LoadedModel, load_model
 from pipeline.rendering.results import Failed, Rendered
 
@@ -108,7 +109,7 @@ class Subject:
     def _auto_rows(self) -> int:
         on_cpu = self.settings.device == "cpu"
         memory = None if on_cpu else torch.cuda.get_device_properties(self.settings.device).total_memory
-        return auto_rows([(self.side, self.side)], self.dtype, memory)
+        return auto_rows(self.side, self.side, self.dtype, memory)
 
     def loaded(self, dtype: str) -> LoadedModel:
         """The model anew, without ``compile``."""

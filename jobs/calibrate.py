@@ -16,7 +16,7 @@ def calibrate(
     manifest: options.ManifestOption = None,
     model: options.Model = None,
     sizes: options.Sizes = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="About so long for each row of the table.")] = 3.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="About so long for each line of the table.")] = 3.0,
 ) -> None:
     """Measure evaluations per second and memory by row count, and say which `render.rows` to set.
 
@@ -37,7 +37,7 @@ def calibrate(
     from pipeline.rendering.calibration import calibrate as measured_rows
     from pipeline.rendering.loading import load_model
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch.cuda.is_available() and given.workers.gpus != 0 else "cpu"
     if device == "cpu":
         torch.set_num_threads(given.workers.cpus)
     name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {given.workers.cpus} thread(s)"
@@ -45,6 +45,7 @@ def calibrate(
     source = prepared.source.pinned()
     dtype = resolved_dtype(given.model.dtype, source.folder(), gpus=device == "cuda")
     loaded = load_model(source.folder(), dtype=dtype, device=device, loras=source.lora_files(), compiled=compiled)
+    best: list[int] = []
     for width, height in prepared.count.sizes:
         typer.echo(f"{source.model_id}, {width}x{height} px, {dtype}{', compiled' if compiled else ''}, {name}")
         typer.echo(f"{'rows':>6} {'evaluations/s':>14} {'ms/call':>9} {'peak GiB':>9}")
@@ -55,4 +56,6 @@ def calibrate(
             typer.echo(f"{one.rows:>6} {one.evaluations_per_s:>14.1f} {one.call_s * 1e3:>9.1f} {peak:>9}")
         if not table:
             raise InputError("not even two rows fit on this device", where="sweep.sizes", value=[width, height])
-        typer.echo(f"--set render.rows={best_rows(table)}")
+        best.append(best_rows(table))
+        typer.echo(f"best with {best[-1]} rows")
+    typer.echo(f"--set render.rows={min(best)}")

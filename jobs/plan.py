@@ -144,9 +144,9 @@ def describe(prepared: Prepared, figures: Figures) -> dict[str, Any]:
 def _shards(prepared: Prepared, figures: Figures) -> int:
     """About as many as ``render`` makes; ``auto`` counts as one worker, and as the rows of a CPU before a run says."""
     render, given = prepared.job.render, prepared.job.workers.count
-    rows = render.rows
-    if rows == "auto":
-        rows = figures.run.numerics.rows if figures.run else CPU_ROWS
+    rows = CPU_ROWS if render.rows == "auto" else render.rows
+    if render.rows == "auto" and figures.run:
+        rows = figures.run.batch_rows.most(prepared.count.sizes)
     slots, images = max(1, rows // 2), figures.to_render.images
     workers = 1 if given == "auto" else min(given, max(1, -(-images // slots)))
     fixed = None if render.shard_images == "auto" else render.shard_images

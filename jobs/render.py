@@ -84,6 +84,9 @@ def _as_text(report: "Report") -> str:
         f"committed  {report.finalized.ok:,} images in {report.output_uri}",
         f"workers    {report.workers}, the model was loaded {report.model_loads} time(s)",
     ]
+    traffic = report.traffic
+    retried = f", {traffic.retries:,} of them again" if traffic.retries else ""
+    lines.append(f"store      {traffic.requests:,} requests{retried}; {traffic.bytes_put / 1e6:,.1f} MB written")
     if report.worker_deaths:
         lines.append(f"deaths     {report.worker_deaths} worker deaths; what they had in hand was rendered again")
     if report.stopped:

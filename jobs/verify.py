@@ -175,7 +175,7 @@ def _compared(made: "Rerendered") -> list[str]:
     different = [one for one in made.compared if one.difference is not None]
     failed = [one for one in made.compared if one.error is not None]
     lines = [
-        f"rendered   {len(made.compared):,} images again on {made.device}, {made.rows} rows",
+        f"rendered   {len(made.compared):,} images again on {made.device}",
         f"equal      {made.equal:,}, every pixel",
     ]
     if different:

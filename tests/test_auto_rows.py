@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.model.rows import MOST_ROWS, auto_rows
+from pipeline.model.rows import MOST_ROWS, BatchRows, auto_rows
 
 GIB = 2**30
 DTYPES = st.sampled_from(["float32", "float16", "bfloat16"])
@@ -15,17 +15,17 @@ MEMORY = st.integers(GIB, 512 * GIB)
 
 @pytest.mark.parametrize(("side", "gib", "rows"), [(512, 80, 32), (1024, 80, 8), (1024, 8, 2), (64, 80, 64)])
 def test_known_devices(side: int, gib: int, rows: int) -> None:
-    assert auto_rows([(side, side)], "bfloat16", gib * GIB) == rows
+    assert auto_rows(side, side, "bfloat16", gib * GIB) == rows
 
 
-@given(st.lists(SIZES, min_size=1), DTYPES)
-def test_a_cpu_has_16_whatever_the_pictures(sizes: list[tuple[int, int]], dtype: str) -> None:
-    assert auto_rows(sizes, dtype, None) == 16
+@given(SIZES, DTYPES)
+def test_a_cpu_has_16_whatever_the_pictures(size: tuple[int, int], dtype: str) -> None:
+    assert auto_rows(*size, dtype, None) == 16
 
 
-@given(st.lists(SIZES, min_size=1), DTYPES, MEMORY)
-def test_a_power_of_two_from_2_on_and_not_too_many(sizes: list[tuple[int, int]], dtype: str, memory: int) -> None:
-    rows = auto_rows(sizes, dtype, memory)
+@given(SIZES, DTYPES, MEMORY)
+def test_a_power_of_two_from_2_on_and_not_too_many(size: tuple[int, int], dtype: str, memory: int) -> None:
+    rows = auto_rows(*size, dtype, memory)
     assert 2 <= rows <= MOST_ROWS
     assert rows.bit_count() == 1
 
@@ -33,20 +33,21 @@ def test_a_power_of_two_from_2_on_and_not_too_many(sizes: list[tuple[int, int]],
 @given(SIZES, DTYPES, MEMORY, MEMORY)
 def test_more_memory_never_means_fewer(size: tuple[int, int], dtype: str, memory: int, more: int) -> None:
     less, more = sorted((memory, more))
-    assert auto_rows([size], dtype, less) <= auto_rows([size], dtype, more)
+    assert auto_rows(*size, dtype, less) <= auto_rows(*size, dtype, more)
 
 
 @given(SIZES, SIZES, DTYPES, MEMORY)
 def test_larger_pictures_never_mean_more(one: tuple[int, int], other: tuple[int, int], dtype: str, memory: int) -> None:
     small, large = sorted((one, other), key=lambda size: size[0] * size[1])
-    assert auto_rows([large], dtype, memory) <= auto_rows([small], dtype, memory)
+    assert auto_rows(*large, dtype, memory) <= auto_rows(*small, dtype, memory)
 
 
-@given(st.lists(SIZES, min_size=1), DTYPES, MEMORY)
-def test_the_largest_picture_of_a_sweep_decides(sizes: list[tuple[int, int]], dtype: str, memory: int) -> None:
-    assert auto_rows(sizes, dtype, memory) == min(auto_rows([size], dtype, memory) for size in sizes)
+@given(SIZES, DTYPES, MEMORY)
+def test_what_the_job_says_counts_for_all_sizes(size: tuple[int, int], dtype: str, memory: int) -> None:
+    assert BatchRows(fixed=6, dtype=dtype, device_bytes=memory)(*size) == 6
+    assert BatchRows(dtype=dtype, device_bytes=memory)(*size) == auto_rows(*size, dtype, memory)
 
 
 @given(SIZES, MEMORY, st.sampled_from(["float16", "bfloat16"]))
 def test_half_precision_has_at_least_as_many(size: tuple[int, int], memory: int, half: str) -> None:
-    assert auto_rows([size], half, memory) >= auto_rows([size], "float32", memory)
+    assert auto_rows(*size, half, memory) >= auto_rows(*size, "float32", memory)

@@ -17,6 +17,7 @@ from pipeline.distributed.spec import Pool, WorkerSpec
 from pipeline.errors import DarkroomError, ModelError, StoreDeniedError
 from pipeline.identity import IdSet
 from pipeline.model.fingerprint import DigestCache, fingerprint
+from pipeline.model.rows import BatchRows
 from pipeline.output.part import RunFacts
 from pipeline.planning.selection import Selection
 from pipeline.planning.shards import ShardSize
@@ -48,7 +49,8 @@ def wave(tmp_path: Path, local_ray: None) -> tuple[ShardPlan, WorkerSpec]:
     facts = RunFacts(model_id="shapes", model_fingerprint=found, dtype="float32", darkroom_version="0")
     spec = WorkerSpec(
         model=prepared.source.pinned(), facts=facts, output_uri=str(tmp_path / "out"), s3=S3Settings(), device="cpu",
-        rows=4, compiled=False, call={}, threads=1, cache_folder=tmp_path / "digests",
+        rows=BatchRows(fixed=4, dtype="float32", device_bytes=None), compiled=False, call={},
+        threads=1, cache_folder=tmp_path / "digests",
         launch_id="launch", watchdog_s=600.0,
     )  # fmt: skip
     space = Space(axes=prepared.axes, family=prepared.model.family, run_digest=b"\0" * 16)

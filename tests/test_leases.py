@@ -1,7 +1,7 @@
 """Who is suspected of a worker's death, and what suspects may not disturb."""
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from pipeline.distributed import leases
 from pipeline.distributed.leases import Floor, Suspicions
 from pipeline.errors import JobBrokenError
-from pipeline.output.attempts import Attempts, Process, forget_launch
+from pipeline.output.attempts import Attempts, Process, forget_launch, forget_old
 from pipeline.storage.local import LocalStore
 
 
@@ -64,6 +64,14 @@ def test_a_launch_that_is_over_leaves_nothing(store: LocalStore) -> None:
     attempts(store, 1, launch="other").begin("a" * 32)
     forget_launch(store, "launch")
     assert [info.key.split("/")[2] for info in store.list("_darkroom/attempts/")] == ["other"]
+
+
+def test_what_killed_launches_left_is_forgotten_after_a_while(store: LocalStore) -> None:
+    attempts(store, 1).begin("a" * 32)
+    forget_old(store, datetime.now(UTC) - timedelta(hours=1))
+    assert len(list(store.list("_darkroom/attempts/"))) == 1
+    forget_old(store, datetime.now(UTC) + timedelta(seconds=1))
+    assert not list(store.list("_darkroom/attempts/"))
 
 
 def test_one_alone_waits_for_all_others_and_all_others_for_it() -> None:

@@ -155,7 +155,7 @@ def test_the_command(
 
     assert run() == 1
     said = capsys.readouterr().out
-    assert "rendered   5 images again on cpu, 4 rows" in said
+    assert "rendered   5 images again on cpu\n" in said
     assert "equal      4, every pixel" in said
     assert "different  1, by at most 3/255" in said
     assert run("--json") == 1

@@ -45,7 +45,7 @@ def test_what_has_begun_is_committed_when_a_launch_is_stopped(folder: Path) -> N
     timed = render(folder, *words, "--set", "render.stop_after=12s", "--set", "render.rows=32")
     assert timed.wait() == 0, timed.err.read_text()
     assert "the time of render.stop_after is over" in timed.err.read_text()
-    assert "rows was 16 when the run began and is 32 now" in timed.err.read_text()
+    assert "rows was 'auto' when the run began and is 32 now" in timed.err.read_text()
     both = committed(folder)
     assert f"remaining  {2000 - both:,} images" in timed.out.read_text()
     assert pq.read_metadata(folder / "out" / "metadata.parquet").num_rows == both

@@ -11,7 +11,6 @@ from pipeline.errors import RunMismatchError
 from pipeline.model.facts import check_weights, resolved_dtype
 from pipeline.model.fingerprint import DigestCache, fingerprint
 from pipeline.model.resolve import ModelSource
-from pipeline.model.rows import auto_rows
 from pipeline.output.run import (
     NumericsProfile,
     Run,
@@ -64,7 +63,7 @@ def bind(
     """
     wanted = prepared.job.model.dtype
     dtype = known.constants.dtype if known else resolved_dtype(wanted, model.folder, gpus=bool(pool.gpus))
-    numerics = _numerics(known, prepared, pool, device, dtype)
+    numerics = _numerics(known, prepared, pool, device)
     if known is not None:
         differences = numerics_warnings(known, numerics)
         if differences and prepared.job.render.strict_numerics:
@@ -94,11 +93,11 @@ def bind(
     return replace(written, numerics=numerics)
 
 
-def _numerics(known: Run | None, prepared: Prepared, pool: Pool, device: Device, dtype: str) -> NumericsProfile:
+def _numerics(known: Run | None, prepared: Prepared, pool: Pool, device: Device) -> NumericsProfile:
     """How this launch computes: as the job says, else as when the run began, else by default."""
     rows, compiled = prepared.job.render.rows, prepared.job.render.compile
-    if rows == "auto":
-        rows = known.numerics.rows if known else auto_rows(prepared.count.sizes, dtype, device.memory_bytes)
+    if rows == "auto" and known:
+        rows = known.numerics.rows
     if compiled == "auto":
         compiled = known.numerics.compiled if known else bool(pool.gpus)
     return NumericsProfile(
@@ -107,4 +106,5 @@ def _numerics(known: Run | None, prepared: Prepared, pool: Pool, device: Device,
         threads=pool.cpus,
         device=device.name,
         versions=library_versions(),
+        device_bytes=known.numerics.device_bytes if known else device.memory_bytes,
     )

@@ -4,18 +4,19 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pipeline
 from pipeline.distributed.binding import ModelFiles, bind, find_model
+from pipeline.distributed.outcomes import Tally
 from pipeline.distributed.report import Progress, Report, Tell
 from pipeline.distributed.spec import Pool, WorkerSpec
 from pipeline.errors import JobFileError, OutputError, StoreError
 from pipeline.identity import IdSet
-from pipeline.output.attempts import forget_launch
+from pipeline.output.attempts import forget_launch, forget_old
 from pipeline.output.finalize import Finalized, finalize
 from pipeline.output.index import CommittedIndex, load_index
 from pipeline.output.launch_note import LaunchNote, kept_alive, read_notes, write_note
@@ -32,6 +33,10 @@ from pipeline.storage.location import open_store
 
 if TYPE_CHECKING:
     from pipeline.distributed.waves import Waves
+
+
+ABANDONED = timedelta(days=1)
+"""Of notes that killed launches left: none is of use after so long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +129,8 @@ class _Launch:
         pool = _pool(prepared, local=self._options.address is None)
         run = bind(store, known, prepared, model, pool, device_of(pool), tell)
         # A worker that could not fill its batch once would only cost the loading of another model.
-        workers = min(pool.workers, max(1, -(-work.missing.images // (run.numerics.rows // 2))))
+        slots = run.batch_rows.most(prepared.count.sizes) // 2
+        workers = min(pool.workers, max(1, -(-work.missing.images // slots)))
         done = work.whole.images - work.missing.images
         tell(f"{work.missing.images:,} images to render, {done:,} already committed; {workers} worker(s)")
         space, note, board = _space(prepared, run), self._note(work, workers), make_board()
@@ -145,6 +151,7 @@ class _Launch:
             waves.run()
         write_note(store, _finished(note, waves))
         self._deaths = forget_launch(store, note.launch_id)
+        forget_old(store, datetime.now(UTC) - ABANDONED)
         return waves
 
     def _seconds_left(self) -> float | None:
@@ -167,7 +174,7 @@ class _Launch:
             output_uri=self._store.uri,
             s3=s3_settings(self._prepared.job),
             device="cuda" if pool.gpus else "cpu",
-            rows=run.numerics.rows,
+            rows=run.batch_rows,
             compiled=run.numerics.compiled,
             call=run.constants.call,
             threads=pool.cpus,
@@ -192,16 +199,20 @@ class _Launch:
         )
 
     def _report(self, work: "_Work", waves: "Waves | None", finalized: Finalized) -> Report:
-        progress = waves.progress if waves else Progress(total=Amount())
+        tally = waves.tally if waves else Tally.of(Amount())
+        progress = tally.progress
         return Report(
             output_uri=self._store.uri,
             already_failed=0 if self._options.retry_failed else len(work.index.failed),
             ok=progress.ok,
             failed=progress.failed,
-            failures=tuple(waves.failures) if waves else (),
+            failures=tuple(tally.failures),
             rejected_rows=len(self._prepared.rejected_rows),
-            workers=len(waves.seen_workers) if waves else 0,
-            model_loads=len(waves.seen_loads) if waves else 0,
+            workers=len(tally.workers),
+            model_loads=tally.model_loads,
+            engine=tally.worked.engine,
+            image_encode_s=tally.encode_s,
+            traffic=tally.worked.traffic + self._store.traffic,
             worker_deaths=self._deaths,
             elapsed_s=time.monotonic() - self._began,
             images_per_s=waves.per_second(progress.images) if waves else None,
@@ -230,13 +241,14 @@ def _space(prepared: Prepared, run: Run | None) -> Space:
 
 
 def _finished(note: LaunchNote, waves: "Waves") -> LaunchNote:
+    progress = waves.tally.progress
     return replace(
         note,
         finished_at=datetime.now(UTC).isoformat(),
-        ok=waves.progress.ok,
-        failed=waves.progress.failed,
-        images_per_s=waves.per_second(waves.progress.images),
-        evaluations_per_s=waves.per_second(waves.progress.evaluations),
+        ok=progress.ok,
+        failed=progress.failed,
+        images_per_s=waves.per_second(progress.images),
+        evaluations_per_s=waves.per_second(progress.evaluations),
     )
 
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pipeline.output.finalize import Finalized
 from pipeline.planning.amount import Amount
+from pipeline.rendering.counters import EngineCounters
+from pipeline.storage.traffic import Traffic
 
 Tell = Callable[[str], None]
 """Takes a sentence for people."""
@@ -41,6 +43,12 @@ class Report:
     model_loads: int
     worker_deaths: int
     """Processes that died of their work; those of lost nodes are not counted."""
+    engine: EngineCounters
+    """Of all workers."""
+    image_encode_s: float
+    """Spent on encoding images, in threads beside the engines."""
+    traffic: Traffic
+    """With the output, of the driver and all workers; what dead ones had not told is missing."""
     elapsed_s: float
     images_per_s: float | None
     """Over the waves, the loading of models included; None when nothing was rendered."""

@@ -45,7 +45,6 @@ class Compared:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rerendered:
     device: str
-    rows: int
     compared: tuple[Compared, ...]
 
     @property
@@ -80,7 +79,6 @@ def rerender(store: ObjectStore, number: int, cache_folder: Path, tell: Tell) ->
     compared = (_compared(store, run, outcome, rows[outcome.task.task_id]) for outcome in outcomes)
     return Rerendered(
         device=name,
-        rows=now.rows,
         compared=tuple(replace(one, made_alike=one.made_alike and not differences) for one in compared),
     )
 
@@ -102,7 +100,7 @@ def _load(run: Run, numerics: NumericsProfile, device: str, cache_folder: Path) 
         folder,
         dtype=run.constants.dtype,
         device=device,
-        rows=numerics.rows,
+        rows=run.batch_rows,
         loras=files,
         compiled=numerics.compiled,
         call=run.constants.call,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.model.resolve import ModelSource
+from pipeline.model.rows import BatchRows
 from pipeline.output.part import RunFacts
 from pipeline.storage.s3_settings import S3Settings
 
@@ -41,7 +42,7 @@ class WorkerSpec:
     s3: S3Settings
     device: str
     """``cpu`` or ``cuda``"""
-    rows: int
+    rows: BatchRows
     compiled: bool
     call: Mapping[str, Any]
     """Further arguments of the stock pipeline."""

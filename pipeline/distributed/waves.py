@@ -2,20 +2,19 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import Timer
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.distributed.graph import cluster_summary, run_wave
+from pipeline.distributed.outcomes import Tally
 from pipeline.distributed.report import Progress, Tell
 from pipeline.distributed.shards import ShardPlan
 from pipeline.distributed.spec import Pool, WorkerSpec
 from pipeline.distributed.stopping import Stop
-from pipeline.distributed.worker import STOPPED
 from pipeline.errors import JobBrokenError
-from pipeline.identity import Ids, IdSet, ids_from_bytes
+from pipeline.identity import IdSet
 from pipeline.output.index import load_index
 from pipeline.planning.amount import Amount
 from pipeline.planning.selection import Selection
@@ -60,12 +59,7 @@ class Waves:
         self._tell, self._on_progress = tell, on_progress
         self.stop = stop
         self.missing = work.missing
-        self.progress = Progress(total=work.missing)
-        self.failures: list[dict[str, object]] = []
-        """The first rows that failed."""
-        self.seen_workers: set[str] = set()
-        self.seen_loads: set[str] = set()
-        self._reported: list[Ids] = []
+        self.tally = Tally.of(work.missing)
         self._busy_s = 0.0
 
     def per_second(self, amount: int) -> float | None:
@@ -78,7 +72,8 @@ class Waves:
         for _ in range(MAX_WAVES):
             began = time.monotonic()
             for outcomes in self._wave(done):
-                self._take(outcomes)
+                self.tally.take(outcomes)
+                self._on_progress(self.tally.progress)
             self._busy_s += time.monotonic() - began
             done = self._done()
             self.missing = self._missing(done)
@@ -90,11 +85,11 @@ class Waves:
         """Everything with an outcome that counts, from the store."""
         index = load_index(self._store)
         self._check_stored(index.all())
-        return index.ok.union(self._reported) if self._work.retry_failed else index.all()
+        return index.ok.union(self.tally.reported) if self._work.retry_failed else index.all()
 
     def _wave(self, committed: IdSet) -> Iterator[pa.Table]:
         work, images = self._work, self._work.prepared.job.render.shard_images
-        slots = max(1, self._spec.rows // 2)
+        slots = max(1, self._spec.rows.most(work.prepared.count.sizes) // 2)
         size = shard_size(self.missing, self._pool.workers, slots, None if images == "auto" else images)
         plan = ShardPlan(
             manifest=work.prepared.manifest,
@@ -109,7 +104,7 @@ class Waves:
         try:
             for outcomes in run_wave(plan, work.prepared.points, committed, self._spec, self._pool):
                 silence.cancel()
-                yield outcomes.filter(pc.not_equal(outcomes["status"], STOPPED))
+                yield outcomes
                 if self.stop.complete:
                     return
         finally:
@@ -118,23 +113,9 @@ class Waves:
     def _tell_of_silence(self) -> None:
         self._tell(f"still no image after {SILENCE_S:g} s; the cluster has {cluster_summary()}")
 
-    def _take(self, outcomes: pa.Table) -> None:
-        self._reported.append(ids_from_bytes(bytes.fromhex("".join(outcomes["task_id"].to_pylist()))))
-        failed = outcomes.filter(pc.equal(outcomes["status"], "failed"))
-        self.failures += failed.slice(0, max(0, 10 - len(self.failures))).to_pylist()
-        self.seen_workers.update(outcomes["worker"].unique().to_pylist())
-        self.seen_loads.update(outcomes["model_load"].unique().to_pylist())
-        self.progress = replace(
-            self.progress,
-            ok=self.progress.ok + outcomes.num_rows - failed.num_rows,
-            failed=self.progress.failed + failed.num_rows,
-            evaluations=self.progress.evaluations + (pc.sum(outcomes["evaluations"]).as_py() or 0),
-        )
-        self._on_progress(self.progress)
-
     def _check_stored(self, committed: IdSet) -> None:
         """Workers that write elsewhere than the driver reads, such as each to a disk of its own, are found out here."""
-        lost = sum(int((~committed.contains(ids)).sum()) for ids in self._reported)
+        lost = sum(int((~committed.contains(ids)).sum()) for ids in self.tally.reported)
         if lost:
             raise JobBrokenError(
                 f"workers committed {lost} images that are not in {self._store.uri}: an output on a cluster must be "

@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 import torch
 
 from pipeline.distributed.leases import DEATHS_BEFORE_ALONE, Floor, Suspicions
+from pipeline.distributed.outcomes import Teller, Worked
 from pipeline.distributed.runner import ShardRunner, tasks_of
 from pipeline.distributed.shards import unpack
 from pipeline.distributed.spec import WorkerSpec
@@ -32,17 +32,6 @@ from pipeline.rendering.renderer import load_renderer
 from pipeline.rendering.results import Failed
 from pipeline.storage.location import open_store
 
-OUTCOME_COLUMNS = (
-    "task_id", "status", "verdict", "error", "prompt_id", "manifest_file", "manifest_row", "file_bytes", "render_s",
-    "encode_s",
-)  # fmt: skip
-
-_OUTCOME_SCHEMA = pa.schema(
-    [*(METADATA_SCHEMA.field(name).with_nullable(True) for name in OUTCOME_COLUMNS), ("evaluations", pa.uint32())]
-)
-STOPPED = "stopped"
-"""In place of a status, in the one row of a shard that was not begun because the launch stops."""
-
 
 class RenderWorker:
     """Loads the model once and renders every shard it is given. Used by Ray Data as a map over blocks."""
@@ -55,7 +44,8 @@ class RenderWorker:
             self._load(spec)
         except DarkroomError as error:  # Ray would only try again; the first shard tells the driver
             self._broken = error
-        self._identity = {"worker": f"{socket.gethostname()}:{os.getpid()}", "model_load": self._process.process_id}
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        self._teller = Teller(worker=name, model_load=self._process.process_id)
 
     def _load(self, spec: WorkerSpec) -> None:
         torch.set_num_threads(spec.threads)
@@ -64,7 +54,7 @@ class RenderWorker:
         found = fingerprint(folder, DigestCache(spec.cache_folder), loras)
         if found != spec.facts.model_fingerprint:
             raise ModelError("a worker found other model files than the driver", where=str(folder), value=found)
-        engine = load_renderer(
+        self._engine = load_renderer(
             folder,
             dtype=spec.facts.dtype,
             device=spec.device,
@@ -73,9 +63,9 @@ class RenderWorker:
             compiled=spec.compiled,
             call=spec.call,
         )
-        store = open_store(spec.output_uri, spec.s3)
+        self._store = store = open_store(spec.output_uri, spec.s3)
         self._open_part: Callable[[pa.Table], PartWriter] = lambda shard: PartWriter(store, shard, spec.facts)
-        self._runner = ShardRunner(engine, self._open_part)
+        self._runner = ShardRunner(self._engine, self._open_part)
         watch(self._runner, spec.watchdog_s)
         self._attempts = Attempts(store, spec.launch_id, self._process)
         self._suspicions = Suspicions(self._attempts, node_gone)
@@ -90,7 +80,7 @@ class RenderWorker:
     async def _render(self, shard: pa.Table) -> pa.Table:
         """The outcomes of a shard; a row that says so when the launch stops before it is begun."""
         if self._stopping:
-            return self._identified(pa.Table.from_pylist([{"status": STOPPED}], schema=_OUTCOME_SCHEMA))
+            return self._teller.stopped(self._worked())
         name = part_id(shard["task_id"].to_pylist())
         self._in_hand += 1
         try:
@@ -103,7 +93,10 @@ class RenderWorker:
                 await asyncio.to_thread(self._attempts.end, name)
         finally:
             self._in_hand -= 1
-        return self._outcomes(shard, rows)
+        return self._teller.told(rows, shard, self._worked())
+
+    def _worked(self) -> Worked:
+        return Worked(engine=self._engine.counters, traffic=self._store.traffic)
 
     async def _attempt(self, shard: pa.Table, name: str) -> pa.Table:
         await asyncio.to_thread(self._attempts.begin, name)
@@ -149,18 +142,6 @@ class RenderWorker:
             while self._in_hand:
                 time.sleep(0.05)
             ray.get(board.idle.remote(me))
-
-    def _outcomes(self, shard: pa.Table, rows: pa.Table) -> pa.Table:
-        ids = pa.array([task_id.hex() for task_id in shard["task_id"].to_pylist()])
-        evaluations = shard["evaluations"].take(pc.index_in(rows["task_id"], ids).combine_chunks())
-        return self._identified(
-            rows.select(OUTCOME_COLUMNS).append_column("evaluations", evaluations).cast(_OUTCOME_SCHEMA)
-        )
-
-    def _identified(self, outcomes: pa.Table) -> pa.Table:
-        for name, value in self._identity.items():
-            outcomes = outcomes.append_column(name, pa.array([value] * outcomes.num_rows, pa.string()))
-        return outcomes
 
 
 def node_gone(node_id: str) -> bool:

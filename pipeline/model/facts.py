@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import ModelError
 from pipeline.model.family import FAMILIES, Family, family_of
-from pipeline.model.files import read_json
+from pipeline.model.files import UNUSED_COMPONENTS, is_component, read_json, require_vocabulary
 from pipeline.model.trust import check_class, check_part, is_weights
 from pipeline.schedulers import name_of_class
 from pipeline.sweep import MAX_SIDE_PX
@@ -20,8 +20,6 @@ _HEADER_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _MAX_HEADER_BYTES = 100_000_000
 _DEFAULT_LEVELS = 4
 _MAX_LEVELS = 16
-_LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +64,6 @@ def read_facts(folder: Path, *, single: bool = False) -> ModelFacts:
         scheduler=name_of_class(str(scheduler_config.get("_class_name")), scheduler_config),
         scheduler_config={key: value for key, value in scheduler_config.items() if not key.startswith("_")},
     )
-
-
-def is_component(entry: Any) -> bool:
-    """Whether an entry of ``model_index.json`` names a part that is loaded: [library, class], not [null, null]."""
-    return isinstance(entry, list) and len(entry) == 2 and entry[0] is not None
 
 
 def _denoiser(index: Mapping[str, Any]) -> str | None:
@@ -142,11 +135,11 @@ def check_weights(model_folder: Path) -> None:
     Raises ``ModelError`` for what is missing, refused (``trust.py``) or no safetensors file, long before loading would.
     """
     index = read_json(model_folder / "model_index.json")
-    for name in sorted(name for name, entry in index.items() if is_component(entry) and name not in _LEFT_OUT):
+    for name in sorted(name for name, entry in index.items() if is_component(entry) and name not in UNUSED_COMPONENTS):
         check_class(name, index[name], model_folder / "model_index.json")
         folder = model_folder / name
         if name.startswith("tokenizer"):
-            _require_vocabulary(folder)
+            require_vocabulary(folder)
         elif name != "scheduler" and (folder / "config.json").is_file():
             for path in _weights(folder):
                 _header(path)
@@ -156,11 +149,6 @@ def _weights(folder: Path) -> list[Path]:
     """The safetensors files of a component that are loaded, at least one."""
     check_part(folder)
     return [path for path in sorted(folder.glob("*.safetensors")) if is_weights(path.name)]
-
-
-def _require_vocabulary(folder: Path) -> None:
-    if not any((folder / name).is_file() for name in _VOCABULARIES):
-        raise ModelError("the tokenizer has no vocabulary", where=str(folder), allowed=" or ".join(_VOCABULARIES))
 
 
 def _header(path: Path) -> dict[str, dict[str, Any]]:

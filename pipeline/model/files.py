@@ -1,10 +1,14 @@
-"""The JSON files of a model's folder."""
+"""The files of a model's folder, in diffusers format."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
+
+UNUSED_COMPONENTS = ("safety_checker", "feature_extractor", "image_encoder")
+"""What stock pipelines load beside what makes the picture: neither loaded here nor part of the fingerprint."""
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -24,3 +28,14 @@ def read_json(path: Path) -> dict[str, Any]:
             "a file of the model is not a JSON object", where=str(path), value=read, allowed="a JSON object"
         )
     return read
+
+
+def is_component(entry: Any) -> bool:
+    """Whether an entry of ``model_index.json`` names a part that is loaded: [library, class], not [null, null]."""
+    return isinstance(entry, list) and len(entry) == 2 and entry[0] is not None
+
+
+def require_vocabulary(tokenizer: Path) -> None:
+    """``ModelError`` for a tokenizer without words, which transformers makes of an empty folder and says nothing."""
+    if not any((tokenizer / name).is_file() for name in _VOCABULARIES):
+        raise ModelError("the tokenizer has no vocabulary", where=str(tokenizer), allowed=" or ".join(_VOCABULARIES))

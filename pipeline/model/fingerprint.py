@@ -6,12 +6,10 @@ from hashlib import blake2b, file_digest
 from pathlib import Path
 
 from pipeline.errors import ModelError
-from pipeline.model.facts import is_component
-from pipeline.model.files import read_json
+from pipeline.model.files import UNUSED_COMPONENTS, is_component, read_json
 from pipeline.model.trust import is_weights
 
 _LOADED_SUFFIXES = {".json", ".safetensors", ".txt", ".model"}
-_UNUSED_COMPONENTS = {"safety_checker", "feature_extractor", "image_encoder"}
 
 
 class DigestCache:
@@ -58,7 +56,7 @@ def loaded_files(folder: Path) -> Iterator[Path]:
     index = read_json(folder / "model_index.json")
     yield folder / "model_index.json"
     for component in sorted(name for name, entry in index.items() if is_component(entry)):
-        if component in _UNUSED_COMPONENTS:
+        if component in UNUSED_COMPONENTS:
             continue
         for path in sorted((folder / component).rglob("*")):
             if path.suffix in _LOADED_SUFFIXES and (path.suffix != ".safetensors" or is_weights(path.name)):

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
-from pipeline.model.facts import is_component
-from pipeline.model.files import read_json
+from pipeline.model.files import UNUSED_COMPONENTS, is_component, read_json
 
 BUILT_IN = {"shapes": Path(__file__).parent.parent / "shapes" / "weights"}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _INDEX = "model_index.json"
 _SUFFIXES_OF_FACTS = ("json",)
 _SUFFIXES_OF_WEIGHTS = ("json", "safetensors", "txt", "model")
-_UNUSED = ("safety_checker", "image_encoder", "feature_extractor")
 _VARIANTS = ["*.*.safetensors"]
 """Such as ``model.fp16.safetensors``."""
 _ALLOWED_LORA = "a safetensors file, a folder with one, or a Hub id such as org/name"
@@ -124,7 +122,7 @@ def hub_patterns(index: Mapping[str, Any], suffixes: tuple[str, ...]) -> list[st
 
     A repository often holds the weights several times: those that are loaded lie in the folders the index names.
     """
-    components = sorted(name for name, entry in index.items() if is_component(entry) and name not in _UNUSED)
+    components = sorted(name for name, entry in index.items() if is_component(entry) and name not in UNUSED_COMPONENTS)
     return [_INDEX, *(f"{name}/*.{suffix}" for name in components for suffix in suffixes)]
 
 

@@ -73,6 +73,13 @@ def forget_launch(store: ObjectStore, launch_id: str) -> int:
     return sum(key.startswith(f"{attempts_prefix(launch_id)}deaths/") for key in keys)
 
 
+def forget_old(store: ObjectStore, before: datetime) -> None:
+    """Delete notes last written before a moment: their launches were killed, as no shard takes that long."""
+    for info in list(store.list(ATTEMPTS_PREFIX)):
+        if info.modified < before:
+            store.delete(info.key)
+
+
 def _read(store: ObjectStore, key: str) -> Process | None:
     try:
         return Process(**json.loads(store.get(key)))

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.errors import ObjectMissingError, RunMismatchError
 from pipeline.identity import RunConstants
+from pipeline.model.rows import BatchRows
 from pipeline.output.layout import PNG_FILES, RUN_KEY, Packing
 from pipeline.storage.base import ObjectStore
 
@@ -17,8 +18,8 @@ RUN_FILE_VERSION = 1
 class NumericsProfile:
     """What may change the last bits of a picture without being another picture; kept over all launches of a run."""
 
-    rows: int
-    """Rows of the denoiser's batch."""
+    rows: int | Literal["auto"]
+    """Of the denoiser's batch."""
     compiled: bool
     """Whether the denoiser is compiled."""
     threads: int
@@ -27,6 +28,8 @@ class NumericsProfile:
     """``cpu`` or a GPU's name."""
     versions: Mapping[str, str]
     """Of the libraries that compute."""
+    device_bytes: int | None = None
+    """Memory of the GPU that ``auto`` rows are reckoned for, by every launch alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,12 @@ class Run:
     created_at: str
     darkroom_version: str
     packing: Packing = PNG_FILES
+
+    @property
+    def batch_rows(self) -> BatchRows:
+        """Rows of the denoiser's batch by picture size."""
+        fixed = None if self.numerics.rows == "auto" else self.numerics.rows
+        return BatchRows(fixed=fixed, dtype=self.constants.dtype, device_bytes=self.numerics.device_bytes)
 
 
 def read_run(store: ObjectStore) -> Run | None:

@@ -12,6 +12,8 @@ from pipeline.schedulers import evaluations
 LOOKAHEAD = 64
 """Waiting tasks that are looked at beyond the first."""
 
+MOST_PASSED = 16
+
 BatchKey = tuple[int, int]
 """(width, height) in px: what fixes the shapes of a batch."""
 
@@ -39,12 +41,12 @@ class Backlog:
     """First in, first out, but for two things.
 
     The last tasks there are start longest first, so that the batch does not end with one long task alone in it. And a
-    guided task that needs two rows lets unguided ones of its group have an odd one: as many as the batch has rows,
-    then the row stays free until there are two, so that nobody starves.
+    guided task that needs two rows lets unguided ones of its group have an odd one: ``MOST_PASSED`` times, then the
+    row stays free until there are two, so that nobody starves.
     """
 
-    def __init__(self, rows: int, rows_of: Callable[[Recipe], int]) -> None:
-        self._rows, self._rows_of = rows, rows_of
+    def __init__(self, rows_of: Callable[[Recipe], int]) -> None:
+        self._rows_of = rows_of
         self._waiting: deque[Pending] = deque()
         self.batch_key: BatchKey | None = None
         """Of the last task taken."""
@@ -92,7 +94,7 @@ class Backlog:
             if self._rows_of(self._waiting[index].task.recipe) <= free_rows:
                 self._passed = self._passed + 1 if place else 0
                 return index
-            if self._passed >= self._rows:
+            if self._passed >= MOST_PASSED:
                 return None
         return None
 

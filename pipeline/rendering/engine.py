@@ -8,7 +8,6 @@ shape, and a picture's bytes depend on its recipe alone.
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import numpy as np
@@ -21,6 +20,7 @@ from pipeline.errors import JobBrokenError, RenderError
 from pipeline.recipe import RenderTask
 from pipeline.rendering.adapter import Rows
 from pipeline.rendering.backlog import Backlog, BatchKey, Group, Pending
+from pipeline.rendering.counters import EngineCounters
 from pipeline.rendering.devices import device_error, out_of_memory
 from pipeline.rendering.loading import LoadedModel
 from pipeline.rendering.prompts import Prompts
@@ -29,48 +29,33 @@ from pipeline.rendering.slots import Slot
 
 _log = logging.getLogger(__name__)
 
+LEAST_ROWS = 2
 CACHED_TIMETABLES = 1024
 """Pristine schedulers, one per (scheduler, step count, size): 30 kB each, and up to half a second to build."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineCounters:
-    """Sums since the engine was made. On a GPU a second counts where the host waited for it, mostly in decode."""
-
-    evaluations: int = 0
-    """Rows of tasks that went through the denoiser."""
-    padded_rows: int = 0
-    """Dummy rows that went along."""
-    denoiser_calls: int = 0
-    encode_s: float = 0.0
-    denoise_s: float = 0.0
-    decode_s: float = 0.0
-
-    @property
-    def real_rows(self) -> float:
-        """Fraction of the denoiser's rows that were tasks'."""
-        return self.evaluations / (self.evaluations + self.padded_rows)
-
-    def __sub__(self, other: "EngineCounters") -> "EngineCounters":
-        return EngineCounters(**{f.name: getattr(self, f.name) - getattr(other, f.name) for f in fields(self)})
-
-    def __add__(self, other: "EngineCounters") -> "EngineCounters":
-        return EngineCounters(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
 
 class Engine:
     """Renders tasks on one loaded model; owned and stepped by one thread."""
 
-    def __init__(self, model: LoadedModel, rows: int, *, clock: Callable[[], float] = time.perf_counter) -> None:
-        """``rows`` of the denoiser's batch, at least 2: a guided task takes two."""
-        if rows < 2:
-            raise ValueError(f"an engine needs at least 2 rows, not {rows}")
+    def __init__(
+        self,
+        model: LoadedModel,
+        rows: int | Callable[[int, int], int],
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """``rows`` of the denoiser's batch, for all pictures or by width and height (px).
+
+        At least 2: a guided task takes two.
+        """
+        if isinstance(rows, int) and rows < LEAST_ROWS:
+            raise ValueError(f"an engine needs at least {LEAST_ROWS} rows, not {rows}")
         self._model, self._clock = model, clock
         self._rows_at_first, self._rows_of_key = rows, dict[BatchKey, int]()
         self._decode_rows_of_key = dict[BatchKey, int]()
         self._prompts = Prompts(model.adapter)
         self._timetable = lru_cache(maxsize=CACHED_TIMETABLES)(model.adapter.timetable)
-        self._backlog = Backlog(rows, model.adapter.rows)
+        self._backlog = Backlog(model.adapter.rows)
         self._slots: list[Slot] = []
         self._parked: list[Slot] = []
         """They had to leave the batch when it became smaller, and come back before anything new."""
@@ -133,7 +118,12 @@ class Engine:
     def _rows(self) -> int:
         """Of the batch for the present picture size."""
         key = self._backlog.batch_key
-        return self._rows_at_first if key is None else self._rows_of_key.get(key, self._rows_at_first)
+        if key is None:
+            return LEAST_ROWS  # any first task fits, and sets the size
+        if key not in self._rows_of_key:
+            rows = self._rows_at_first
+            self._rows_of_key[key] = rows if isinstance(rows, int) else rows(*key)
+        return self._rows_of_key[key]
 
     def _refill(self) -> list[Failed]:
         failed: list[Failed] = []

@@ -16,8 +16,8 @@ import transformers
 from safetensors import SafetensorError
 
 from pipeline.errors import ModelError
-from pipeline.model.facts import is_component, read_facts
-from pipeline.model.files import read_json
+from pipeline.model.facts import read_facts
+from pipeline.model.files import UNUSED_COMPONENTS, is_component, read_json, require_vocabulary
 from pipeline.model.trust import LIBRARIES, check_class, check_part
 from pipeline.rendering.adapter import Adapter
 from pipeline.rendering.families import ADAPTERS
@@ -32,9 +32,7 @@ _UNUSABLE = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)
 """What the libraries raise for files that they cannot use, or cannot use here."""
 _TOKENIZER_LOGGERS = ("transformers.tokenization_utils_base",)
 _LEFT_OUT = {
-    "safety_checker": None,
-    "feature_extractor": None,
-    "image_encoder": None,
+    **dict.fromkeys(UNUSED_COMPONENTS),
     "requires_safety_checker": False,
     "add_watermarker": False,
 }
@@ -114,7 +112,7 @@ def _from_folder(folder: Path, class_name: str, dtype: torch.dtype) -> Any:
         if is_component(entry) and name not in left_out:
             part_class = _part_class(folder, name, entry)
             if name.startswith("tokenizer"):
-                _require_vocabulary(folder / name)
+                require_vocabulary(folder / name)
             if issubclass(part_class, torch.nn.Module):
                 parts[name] = _load_part(folder / name, part_class, dtype).requires_grad_(False).eval()
     try:
@@ -194,13 +192,6 @@ def _load_part(where: Path, part_class: Any, dtype: torch.dtype) -> Any:
     if wanting:
         raise ModelError(f"{len(wanting)} weights are missing or of another shape", where=str(where), value=wanting[0])
     return module
-
-
-def _require_vocabulary(folder: Path) -> None:
-    """Transformers makes a tokenizer without words from an empty or missing folder and says nothing."""
-    names = ("tokenizer.json", "vocab.json", "spiece.model")
-    if not any((folder / name).is_file() for name in names):
-        raise ModelError("the tokenizer has no vocabulary", where=str(folder), allowed=" or ".join(names))
 
 
 class _Advice(logging.Filter):

@@ -1,12 +1,13 @@
 """What renders a model's tasks: the engine where its family has an adapter, one call per image otherwise."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.model.facts import read_facts
 from pipeline.recipe import RenderTask
-from pipeline.rendering.engine import Engine, EngineCounters
+from pipeline.rendering.counters import EngineCounters
+from pipeline.rendering.engine import Engine
 from pipeline.rendering.loading import load_model, load_stock
 from pipeline.rendering.results import Outcome
 from pipeline.rendering.single import SingleEngine
@@ -41,12 +42,14 @@ def load_renderer(
     *,
     dtype: str,
     device: str,
-    rows: int,
+    rows: int | Callable[[int, int], int],
     loras: Sequence[tuple[Path, float]] = (),
     compiled: bool = False,
     call: Mapping[str, Any] | None = None,
 ) -> Renderer:
-    """Load a model to render with. ``call``, further arguments of its stock pipeline, means one call per image.
+    """Load a model to render with. ``rows`` of the denoiser's batch are for all pictures, or by width and height (px).
+
+    ``call``, further arguments of its stock pipeline, means one call per image.
 
     Raises ``ModelError`` as ``load_model`` does, and for an argument the pipeline does not take.
     """

@@ -12,8 +12,8 @@ import torch
 
 from pipeline.errors import ModelError
 from pipeline.recipe import Recipe, RenderTask
+from pipeline.rendering.counters import EngineCounters
 from pipeline.rendering.devices import device_error
-from pipeline.rendering.engine import EngineCounters
 from pipeline.rendering.results import Failed, Outcome, Rendered
 from pipeline.rendering.timetables import require_steps
 from pipeline.schedulers import evaluations, scheduler_of

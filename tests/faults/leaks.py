@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline.distributed.spec import WorkerSpec
 from pipeline.model.resolve import ModelSource
+from pipeline.model.rows import BatchRows
 from pipeline.output.part import RunFacts
 from pipeline.storage.location import open_store
 from pipeline.storage.s3_settings import S3Settings
@@ -196,7 +197,8 @@ def _spec() -> Iterator[bytes]:
     facts = RunFacts(model_id="shapes", model_fingerprint="0" * 32, dtype="float32", darkroom_version="0")
     spec = WorkerSpec(
         model=ModelSource(model_id="shapes"), facts=facts, output_uri=f"s3://{BUCKET}/out", s3=S3Settings(),
-        device="cpu", rows=4, compiled=False, call={}, threads=1, cache_folder=Path(), launch_id="x", watchdog_s=900.0,
+        device="cpu", rows=BatchRows(fixed=4, dtype="float32", device_bytes=None), compiled=False, call={},
+        threads=1, cache_folder=Path(), launch_id="x", watchdog_s=900.0,
     )  # fmt: skip
     store = open_store(f"s3://{BUCKET}")
     list(store.list())

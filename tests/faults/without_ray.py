@@ -31,7 +31,7 @@ from pipeline.planning.shards import ShardSize, cut
 from pipeline.planning.tasks import Space, plan_batch
 from pipeline.prepare import Prepared, check_run, numbered_batches, prepare, select
 from pipeline.recipe import RenderTask
-from pipeline.rendering.engine import EngineCounters
+from pipeline.rendering.counters import EngineCounters
 from pipeline.rendering.renderer import Renderer
 from pipeline.rendering.results import Failed, Outcome, Rendered
 from pipeline.storage.base import ObjectStore

@@ -1,7 +1,7 @@
 """The order in which waiting tasks get their rows."""
 
 from pipeline.recipe import Recipe
-from pipeline.rendering.backlog import Backlog, Pending
+from pipeline.rendering.backlog import MOST_PASSED, Backlog, Pending
 from tests.rendering.tasks import task
 
 GUIDED, UNGUIDED = {"guidance_scale": 5.0}, {"guidance_scale": 1.0}
@@ -16,7 +16,7 @@ def seed(pending: Pending | None) -> int | None:
 
 
 def test_an_odd_row_takes_the_next_unguided_task() -> None:
-    backlog = Backlog(4, rows_of)
+    backlog = Backlog(rows_of)
     backlog.add([task(seed=1, **GUIDED), task(seed=2, **GUIDED), task(seed=3, **UNGUIDED)], grouped=True)
     assert seed(backlog.take(1, drained=True)) == 3
     assert seed(backlog.take(1, drained=False)) is None
@@ -24,21 +24,22 @@ def test_an_odd_row_takes_the_next_unguided_task() -> None:
 
 
 def test_no_task_passes_out_of_its_group() -> None:
-    backlog = Backlog(4, rows_of)
+    backlog = Backlog(rows_of)
     backlog.add([task(seed=1, **GUIDED)], grouped=True)
     backlog.add([task(seed=2, **UNGUIDED)], grouped=True)
     assert backlog.take(1, drained=True) is None
 
 
 def test_a_guided_task_does_not_starve() -> None:
-    backlog = Backlog(4, rows_of)
-    backlog.add([task(seed=0, **GUIDED), *(task(seed=n, **UNGUIDED) for n in range(1, 10))], grouped=False)
-    assert [seed(backlog.take(1, drained=True)) for _ in range(6)] == [1, 2, 3, 4, None, None]
-    assert [seed(backlog.take(2, drained=False)) for _ in range(2)] == [0, 5]
+    backlog = Backlog(rows_of)
+    backlog.add([task(seed=0, **GUIDED), *(task(seed=n, **UNGUIDED) for n in range(1, 40))], grouped=False)
+    passed = range(1, MOST_PASSED + 1)
+    assert [seed(backlog.take(1, drained=True)) for _ in range(MOST_PASSED + 2)] == [*passed, None, None]
+    assert [seed(backlog.take(2, drained=False)) for _ in range(2)] == [0, MOST_PASSED + 1]
 
 
 def test_another_size_waits_until_the_batch_has_drained() -> None:
-    backlog = Backlog(4, rows_of)
+    backlog = Backlog(rows_of)
     backlog.add([task(seed=1), task(seed=2, width=64)], grouped=False)
     assert seed(backlog.take(4, drained=True)) == 1
     assert backlog.changes_key
@@ -48,7 +49,7 @@ def test_another_size_waits_until_the_batch_has_drained() -> None:
 
 
 def test_the_last_tasks_start_longest_first() -> None:
-    backlog = Backlog(4, rows_of)
+    backlog = Backlog(rows_of)
     short, long, twice = {"num_inference_steps": 5}, {"num_inference_steps": 9}, {"num_inference_steps": 8}
     backlog.add([task(seed=1, **short), task(seed=2, **long)], grouped=True)
     backlog.add([task(seed=3, **short), task(seed=4, **long), task(seed=5, **twice, scheduler="heun")], grouped=True)

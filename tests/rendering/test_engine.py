@@ -9,7 +9,7 @@ from pipeline.rendering.engine import Engine
 from pipeline.rendering.loading import LoadedModel
 from pipeline.rendering.results import Outcome, Rendered
 from pipeline.schedulers import evaluations
-from tests.rendering.tasks import mixed_tasks, task
+from tests.rendering.tasks import mixed_tasks, pixels_by_id, task
 from tests.tiny_models import SIZE_PX, TEXT_WINDOW
 
 
@@ -40,6 +40,16 @@ def test_mixed_work_keeps_the_rows_full(epsilon_model: LoadedModel) -> None:
     assert counters.evaluations == expected_evaluations(tasks)
     assert counters.evaluations + counters.padded_rows == 6 * counters.denoiser_calls
     assert counters.evaluations / (6 * counters.denoiser_calls) > 0.9
+
+
+def test_rows_may_depend_on_the_size(epsilon_model: LoadedModel) -> None:
+    tasks = [task(seed=number, width=width * SIZE_PX) for number in range(3) for width in (1, 2)]
+    engine = Engine(epsilon_model, lambda width, height: 8 * SIZE_PX**2 // (width * height))
+    outcomes = [outcome for outcome in engine.render(tasks) if isinstance(outcome, Rendered)]
+    assert sorted((o.task.recipe.width // SIZE_PX, o.rows) for o in outcomes) == [(1, 8)] * 3 + [(2, 4)] * 3
+    small = tasks[::2]
+    alone = pixels_by_id(Engine(epsilon_model, rows=8), small)
+    assert {o.task.task_id: o.pixels.tobytes() for o in outcomes if o.rows == 8} == alone
 
 
 def test_every_second_belongs_to_an_image(epsilon_model: LoadedModel) -> None:

@@ -1,0 +1,129 @@
+"""What workers tell the driver of each shard: a table with a row per task, and how it adds up.
+
+This module loads neither torch nor Ray.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.distributed.report import Progress
+from pipeline.identity import Ids, ids_from_bytes
+from pipeline.output.schema import METADATA_SCHEMA
+from pipeline.planning.amount import Amount
+from pipeline.rendering.counters import EngineCounters
+from pipeline.storage.traffic import Traffic
+
+OUTCOME_COLUMNS = (
+    "task_id", "status", "verdict", "error", "prompt_id", "manifest_file", "manifest_row", "file_bytes", "render_s",
+    "encode_s",
+)  # fmt: skip
+STOPPED = "stopped"
+"""In place of a status, in the one row of a shard that was not begun because the launch stops."""
+SHOWN_FAILURES = 10
+
+_OUTCOME_SCHEMA = pa.schema(
+    [*(METADATA_SCHEMA.field(name).with_nullable(True) for name in OUTCOME_COLUMNS), ("evaluations", pa.uint32())]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worked:
+    """What one process has done since it began, or several together."""
+
+    engine: EngineCounters = field(default_factory=EngineCounters)
+    traffic: Traffic = field(default_factory=Traffic)
+
+    def __add__(self, other: "Worked") -> "Worked":
+        return Worked(engine=self.engine + other.engine, traffic=self.traffic + other.traffic)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Teller:
+    """The process that tells."""
+
+    worker: str
+    """Host and process."""
+    model_load: str
+    """Another one for each time that a model was loaded."""
+
+    def told(self, rows: pa.Table, shard: pa.Table, worked: Worked) -> pa.Table:
+        """The outcomes of a shard, given their metadata and what this process has done so far."""
+        ids = pa.array([task_id.hex() for task_id in shard["task_id"].to_pylist()])
+        evaluations = shard["evaluations"].take(pc.index_in(rows["task_id"], ids).combine_chunks())
+        outcomes = rows.select(OUTCOME_COLUMNS).append_column("evaluations", evaluations).cast(_OUTCOME_SCHEMA)
+        return self._signed(outcomes, worked)
+
+    def stopped(self, worked: Worked) -> pa.Table:
+        """In place of the outcomes of a shard that was not begun."""
+        return self._signed(pa.Table.from_pylist([{"status": STOPPED}], schema=_OUTCOME_SCHEMA), worked)
+
+    def _signed(self, outcomes: pa.Table, worked: Worked) -> pa.Table:
+        for name, value in (asdict(self) | asdict(worked.engine) | asdict(worked.traffic)).items():
+            outcomes = outcomes.append_column(_SUM.get(name, name), pa.array([value] * outcomes.num_rows))
+        return outcomes
+
+
+_SUM = {f.name: f"sum_{f.name}" for kind in (EngineCounters, Traffic) for f in fields(kind)}
+"""Columns of what a process has done so far: some are named as those of a task."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """Everything workers told. Owned by the waves of one launch."""
+
+    progress: Progress
+    failures: list[dict[str, object]] = field(default_factory=list)
+    """The first tasks that failed."""
+    reported: list[Ids] = field(default_factory=list)
+    workers: set[str] = field(default_factory=set)
+    encode_s: float = 0.0
+    """Of images, in threads beside the engines."""
+    _worked: dict[str, Worked] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, total: Amount) -> "Tally":
+        """Before the first outcome."""
+        return cls(progress=Progress(total=total))
+
+    @property
+    def model_loads(self) -> int:
+        return len(self._worked)
+
+    @property
+    def worked(self) -> Worked:
+        """What all processes together have done."""
+        return sum(self._worked.values(), Worked())
+
+    def take(self, told: pa.Table) -> None:
+        """Add a worker's table."""
+        self.workers.update(told["worker"].unique().to_pylist())
+        for row in told.group_by("model_load").aggregate([(name, "max") for name in _SUM.values()]).to_pylist():
+            self._keep_latest(row["model_load"], {name: row[f"{column}_max"] for name, column in _SUM.items()})
+        outcomes = told.filter(pc.not_equal(told["status"], STOPPED))
+        self.reported.append(ids_from_bytes(bytes.fromhex("".join(outcomes["task_id"].to_pylist()))))
+        failed = outcomes.filter(pc.equal(outcomes["status"], "failed"))
+        shown = failed.slice(0, max(0, SHOWN_FAILURES - len(self.failures)))
+        self.failures += shown.select([*OUTCOME_COLUMNS]).to_pylist()
+        self.encode_s += pc.sum(outcomes["encode_s"]).as_py() or 0.0
+        self.progress = replace(
+            self.progress,
+            ok=self.progress.ok + outcomes.num_rows - failed.num_rows,
+            failed=self.progress.failed + failed.num_rows,
+            evaluations=self.progress.evaluations + (pc.sum(outcomes["evaluations"]).as_py() or 0),
+        )
+
+    def _keep_latest(self, model_load: str, sums: Mapping[str, Any]) -> None:
+        """Tables of one process may come in another order than they were written; its sums only grow."""
+        known = self._worked.get(model_load, Worked())
+        self._worked[model_load] = Worked(
+            engine=EngineCounters(**_larger(asdict(known.engine), sums)),
+            traffic=Traffic(**_larger(asdict(known.traffic), sums)),
+        )
+
+
+def _larger(known: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: max(value, now[name]) for name, value in known.items()}

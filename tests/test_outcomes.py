@@ -1,0 +1,67 @@
+"""What workers tell, added up by the driver."""
+
+import pyarrow as pa
+
+from pipeline.distributed.outcomes import SHOWN_FAILURES, Tally, Teller, Worked
+from pipeline.identity import ids_to_bytes
+from pipeline.output.schema import METADATA_SCHEMA
+from pipeline.planning.amount import Amount
+from pipeline.rendering.counters import EngineCounters
+from pipeline.storage.traffic import Traffic
+
+
+def ids(first: int, number: int) -> list[bytes]:
+    return [index.to_bytes(16, "big") for index in range(first, first + number)]
+
+
+def shard(first: int, number: int) -> pa.Table:
+    return pa.table({"task_id": ids(first, number), "evaluations": pa.array([10 + n for n in range(number)])})
+
+
+def metadata(first: int, number: int, status: str = "ok") -> pa.Table:
+    """Of a shard's tasks, in another order than planned."""
+    rows = [
+        {"task_id": item.hex(), "status": status, "encode_s": 0.5, "prompt_id": f"p{item[-1]}"}
+        for item in reversed(ids(first, number))
+    ]
+    return pa.Table.from_pylist(rows, schema=pa.schema([f.with_nullable(True) for f in METADATA_SCHEMA]))
+
+
+def worked(rows: int, requests: int) -> Worked:
+    return Worked(engine=EngineCounters(evaluations=rows, decode_s=rows / 10), traffic=Traffic(requests=requests))
+
+
+def test_shards_of_several_workers_add_up() -> None:
+    one, other = Teller(worker="a:1", model_load="x"), Teller(worker="b:2", model_load="y")
+    tally = Tally.of(Amount())
+    tally.take(one.told(metadata(5, 3), shard(5, 3), worked(60, 9)))
+    tally.take(one.told(metadata(0, 2), shard(0, 2), worked(21, 4)))  # written earlier, told later
+    tally.take(other.told(metadata(8, 1, "failed"), shard(8, 1), worked(10, 2)))
+    assert (tally.progress.ok, tally.progress.failed, tally.progress.evaluations) == (5, 1, 33 + 21 + 10)
+    assert (tally.workers, tally.model_loads, tally.encode_s) == ({"a:1", "b:2"}, 2, 3.0)
+    assert tally.worked == worked(70, 11)
+    assert sorted(ids_to_bytes(part) for part in tally.reported) == [
+        b"".join(ids(0, 2)[::-1]), b"".join(ids(5, 3)[::-1]), b"".join(ids(8, 1))
+    ]  # fmt: skip
+    assert [row["prompt_id"] for row in tally.failures] == ["p8"]
+
+
+def test_evaluations_follow_their_tasks() -> None:
+    """A worker that stops early commits some tasks of a shard only."""
+    teller, tally = Teller(worker="a:1", model_load="x"), Tally.of(Amount())
+    tally.take(teller.told(metadata(2, 1), shard(0, 4), worked(12, 1)))
+    assert tally.progress.evaluations == 12
+
+
+def test_a_shard_that_was_not_begun_counts_for_nothing() -> None:
+    teller, tally = Teller(worker="a:1", model_load="x"), Tally.of(Amount())
+    tally.take(teller.stopped(worked(0, 3)))
+    assert tally.progress.images == 0
+    assert (tally.worked.traffic.requests, tally.workers) == (3, {"a:1"})
+
+
+def test_the_first_failures_are_shown() -> None:
+    teller, tally = Teller(worker="a:1", model_load="x"), Tally.of(Amount())
+    for first in range(0, 3 * SHOWN_FAILURES, 4):
+        tally.take(teller.told(metadata(first, 4, "failed"), shard(first, 4), worked(1, 1)))
+    assert len(tally.failures) == SHOWN_FAILURES
