@@ -23,7 +23,7 @@ def calibrate(
     Example: darkroom calibrate jobs/demo.yaml
     """
     given = options.load(job, settings, manifest=manifest, model__id=model, sweep__sizes=sizes)
-    prepared = prepare(given)
+    prepared = prepare(given, cache_folder=options.cache_folder())
     if prepared.model.family.single:
         raise InputError(
             "this model is rendered by one call per image, which has no batch to calibrate",

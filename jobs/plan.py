@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs import options
+from pipeline.config import PoolSection
 from pipeline.errors import InputError, StoreError
 from pipeline.identity import IdSet
 from pipeline.model.rows import CPU_ROWS
@@ -58,7 +59,7 @@ def plan(
     if limit is not None and sample is not None:
         raise InputError("--limit and --sample exclude each other", allowed="one of them")
     _check_rate(rate, price)
-    prepared = prepare(given, skip_bad_rows=skip_bad_rows)
+    prepared = prepare(given, skip_bad_rows=skip_bad_rows, cache_folder=options.cache_folder())
     figures = _figures(prepared, limit, sample)
     facts = describe(prepared, figures) | _time_and_cost(figures.to_render.images, rate, price)
     typer.echo(json.dumps(facts, indent=1) if as_json else _as_text(facts))
@@ -148,7 +149,8 @@ def _shards(prepared: Prepared, figures: Figures) -> int:
     if render.rows == "auto" and figures.run:
         rows = figures.run.batch_rows.most(prepared.count.sizes)
     slots, images = max(1, rows // 2), figures.to_render.images
-    workers = 1 if given == "auto" else min(given, max(1, -(-images // slots)))
+    most = 1 if given == "auto" else given.max if isinstance(given, PoolSection) else given
+    workers = min(most, max(1, -(-images // slots)))
     fixed = None if render.shard_images == "auto" else render.shard_images
     return shard_count(figures.to_render, shard_size(figures.to_render, workers, slots, fixed))
 

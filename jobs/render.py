@@ -1,7 +1,6 @@
 """``darkroom render``: plan, render what is missing, commit, finalize."""
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -46,7 +45,7 @@ def render(
     )  # fmt: skip
     if limit is not None and sample is not None:
         raise InputError("--limit and --sample exclude each other", allowed="one of them")
-    prepared = prepare(given, skip_bad_rows=skip_bad_rows)
+    prepared = prepare(given, skip_bad_rows=skip_bad_rows, cache_folder=options.cache_folder())
     for row in prepared.rejected:
         typer.echo(f"skipped: {row}", err=True)
     if not prepared.count.rows:
@@ -64,7 +63,7 @@ def render(
     from jobs.progress import Display
     from pipeline.distributed.launch import LaunchOptions, launch
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom" / "digests"
+    cache = options.cache_folder()
     chosen = LaunchOptions(address=address, cache_folder=cache, limit=limit, sample=sample, retry_failed=retry_failed)
     with Display() as display:
         report = launch(prepared, chosen, display.tell, display.update)

@@ -1,11 +1,9 @@
 """``darkroom verify``: reads a run again, says what is missing, corrupt or nobody's, mends and cleans when told to."""
 
 import json
-import os
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -163,8 +161,7 @@ def _rerender(store: ObjectStore, number: int, as_json: bool) -> None:
     # Imported late: it loads torch, which takes seconds.
     from pipeline.distributed.rerender import rerender
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom" / "digests"
-    made = rerender(store, number, cache, lambda sentence: typer.echo(sentence, err=True))
+    made = rerender(store, number, options.cache_folder(), lambda sentence: typer.echo(sentence, err=True))
     facts = {"equal": made.equal, "unexplained": made.unexplained, **asdict(made)}
     typer.echo(json.dumps(facts, indent=1) if as_json else "\n".join(_compared(made)))
     if made.unexplained:

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -15,6 +15,7 @@ from pipeline import sweep
 from pipeline.errors import InputError, JobFileError
 from pipeline.output.layout import Format, Layout
 from pipeline.schedulers import scheduler_of
+from pipeline.strict_yaml import parse_yaml, yaml_place, yaml_reason
 
 _Filled = Annotated[str, Field(pattern=r"\S")]
 
@@ -63,7 +64,9 @@ class LoraSection(_Section):
 
 
 class ModelSection(_Section):
-    id: Annotated[_Filled, _allowed("a built-in model, a local diffusers folder, or a Hub id")] = "shapes"
+    id: Annotated[_Filled, _allowed("a built-in model, a local diffusers folder, s3://bucket/prefix, or a Hub id")] = (
+        "shapes"
+    )
     revision: Annotated[_Filled | None, _allowed("a branch, tag or commit of a Hub id, or null")] = None
     dtype: Annotated[
         Literal["auto", "float32", "float16", "bfloat16"], _allowed("auto, float32, float16 or bfloat16")
@@ -142,11 +145,24 @@ class RenderSection(_Section):
     """Seconds one step of the engine may take, compiling included, before its process is taken to hang."""
 
 
+class PoolSection(_Section):
+    """A pool that grows when machines join and work waits."""
+
+    min: Annotated[PositiveInt, _allowed("a whole number from 1")] = 1
+    max: Annotated[PositiveInt, _allowed("a whole number from 1")]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "PoolSection":
+        if self.min > self.max:
+            raise JobFileError(
+                "min is more than max", where="workers.count", value=f"{self.min} > {self.max}", allowed="min up to max"
+            )
+        return self
+
+
 class WorkersSection(_Section):
     count: Annotated[
-        Literal["auto"] | PositiveInt,
-        _not_yet("workers.count", "auto, or a whole number from 1", lambda given: isinstance(given, dict)),
-        _allowed("auto, or a whole number from 1"),
+        Literal["auto"] | PositiveInt | PoolSection, _allowed("auto, a whole number from 1, or {min, max}")
     ] = "auto"
     gpus: Annotated[
         Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)], _allowed("auto, or a number from 0")
@@ -214,55 +230,16 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not equals or not all(key.split(".")):
         raise JobFileError("this setting has no key or no value", where="--set", value=text, allowed="key.sub=value")
     try:
-        return key, _parse_yaml(value)
+        return key, parse_yaml(value)
     except yaml.YAMLError as error:
         raise JobFileError(
-            f"this setting is not YAML: {_yaml_reason(error)}", where="--set", value=text, allowed="key.sub=value"
+            f"this setting is not YAML: {yaml_reason(error)}", where="--set", value=text, allowed="key.sub=value"
         ) from None
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key written twice, where YAML would silently keep the last. Dates are texts."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012  # as PyYAML has it
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, TypeError, LookupError, AttributeError):  # PyYAML's, for what only looks like a number
-            kind = node.tag.rpartition(":")[2]
-            raise yaml.constructor.ConstructorError(
-                None, None, f"this is no {kind}; a text can be put in quotes", node.start_mark
-            ) from None
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                continue  # refused below
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _parse_yaml(text: str) -> Any:
-    """``yaml.YAMLError`` for whatever it cannot be read for."""
-    try:
-        return yaml.load(text, _StrictLoader)  # noqa: S506  # a SafeLoader
-    except RecursionError:
-        raise yaml.YAMLError("it is nested too deeply") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        read = _parse_yaml(path.read_text("utf-8"))
+        read = parse_yaml(path.read_text("utf-8"))
     except FileNotFoundError:
         raise JobFileError("there is no such job file", where="JOB", value=str(path), allowed="a YAML file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -272,22 +249,13 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
     except yaml.YAMLError as error:
         raise JobFileError(
-            f"the job file is not plain YAML: {_yaml_reason(error)}",
-            where=_yaml_place(path, error),
+            f"the job file is not plain YAML: {yaml_reason(error)}",
+            where=yaml_place(path, error),
             allowed="mappings, lists, texts, numbers; no tags, no key twice",
         ) from None
     if not isinstance(read, dict):
         raise JobFileError("the job file is not a mapping of keys", where=str(path), value=read, allowed=_keys(Job))
     return read
-
-
-def _yaml_reason(error: yaml.YAMLError) -> str:
-    return str(getattr(error, "problem", None) or error).splitlines()[0]
-
-
-def _yaml_place(path: Path, error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    return f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
 
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:

@@ -6,6 +6,7 @@ The one place that joins the pure rooms with files; ``plan`` and ``render`` both
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 
@@ -67,13 +68,21 @@ class Prepared:
         )
 
 
-def prepare(job: Job, *, skip_bad_rows: bool = False) -> Prepared:
+def prepare(job: Job, *, skip_bad_rows: bool = False, cache_folder: Path | None = None) -> Prepared:
     """Read model facts and manifest and count. ``InputError`` for whatever cannot be used.
+
+    A model in object storage needs a ``cache_folder``.
 
     Rejected rows are an error unless ``skip_bad_rows``.
     """
     loras = tuple(LoraSource(lora_id=lora.id, weight=lora.weight) for lora in job.model.loras)
-    source = ModelSource(model_id=job.model.id, revision=job.model.revision, loras=loras)
+    source = ModelSource(
+        model_id=job.model.id,
+        revision=job.model.revision,
+        loras=loras,
+        s3=s3_settings(job),
+        cache_folder=cache_folder and cache_folder / "models",
+    )
     model = read_facts(source.folder(weights=False), single=bool(job.model.call))
     axes = _axes(job, model)
     rules = RowRules(

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 WALLS = {
     "pipeline.errors": {"torch", "diffusers", "ray", "boto3", "pyarrow"},
     "pipeline.config": {"torch", "diffusers", "ray", "boto3"},
+    "pipeline.strict_yaml": {"torch", "diffusers", "ray", "boto3"},
     "pipeline.sweep": {"torch", "diffusers", "ray", "boto3"},
     "pipeline.schedulers": {"torch", "diffusers", "ray", "boto3"},
     "pipeline.identity": {"torch", "diffusers", "ray", "boto3"},

@@ -73,7 +73,10 @@ def test_bad_files(tmp_path: Path, text: str, says: str) -> None:
         ("output.format=jpg", "output.format", "png, webp or jpeg"),
         ("output.jpeg_quality=0", "output.jpeg_quality", "a whole number from 1 to 100"),
         ("output.jpeg_quality=101", "output.jpeg_quality", "a whole number from 1 to 100"),
-        ("workers.count=0", "workers.count", "auto, or a whole number from 1"),
+        ("workers.count=0", "workers.count", "auto, a whole number from 1, or {min, max}"),
+        ("workers.count={min: 4, max: 2}", "workers.count", "min up to max"),
+        ("workers.count={min: 4}", "workers.count", "auto, a whole number from 1, or {min, max}"),
+        ("workers.count={max: 0}", "workers.count", "auto, a whole number from 1, or {min, max}"),
         ("render.rows=1", "render.rows", "auto, or a whole number from 2 to 1024"),
         ("a..b=1", "--set", "key.sub=value"),
         ("sweep.seeds=0x_", "--set", "key.sub=value"),
@@ -127,7 +130,6 @@ workers: {count: auto, gpus: auto, cpus: 1}
     [
         ("output.provenance=off", "full"),
         ("output.provenance=no_prompt", "full"),
-        ("workers.count={min: 1, max: 4}", "auto, or a whole number from 1"),
     ],
 )
 def test_what_is_not_built_yet_says_so(setting: str, allowed: str) -> None:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline.model.resolve import BUILT_IN
 from pipeline.storage.base import ObjectStore
 from pipeline.storage.location import open_store
 from pipeline.storage.s3_settings import S3Settings
@@ -130,10 +131,13 @@ def test_s3_one_worker_shuffled_and_other_shards_give_the_same_pixels(
     rows = [{"prompt": prompt} for prompt in reversed(PROMPTS)]
     write_manifest(darkroom.folder / "shuffled.parquet", rows)
     darkroom.environment.update(aws_environment(s3_server))
-    uri = f"s3://{s3_bucket}/runs/one"
+    uri, model = f"s3://{s3_bucket}/runs/one", f"s3://{s3_bucket}/models/shapes"
+    models = open_store(model, S3Settings())
+    for path in BUILT_IN["shapes"].rglob("*.*"):
+        models.put(path.relative_to(BUILT_IN["shapes"]).as_posix(), path.read_bytes())
     try:
         darkroom.run(
-            "render", "--manifest", "shuffled.parquet", *SWEEP, "-o", uri,
+            "render", "--manifest", "shuffled.parquet", "--model", model, *SWEEP, "-o", uri,
             "--set", "workers.count=1", "--set", "render.shard_images=20",
         )  # fmt: skip
     finally:

@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 
 from pipeline.errors import ModelError
-from pipeline.model.resolve import BUILT_IN, LoraSource, ModelSource, hub_patterns
+from pipeline.model.resolve import BUILT_IN, LoraSource, ModelSource, patterns_of_files
 
 XL_INDEX = {
     "_class_name": "StableDiffusionXLPipeline",
@@ -139,10 +139,10 @@ def test_what_is_of_the_hub_is_pinned_to_a_commit(hub: list[str | None], revisio
     ],
 )
 def test_what_is_fetched_of_the_hub(file: str, fetched: bool) -> None:
-    wanted = hub_patterns(XL_INDEX, ("json", "safetensors", "txt", "model"))
+    wanted = patterns_of_files(XL_INDEX, ("json", "safetensors", "txt", "model"))
     left_out = ["*.*.safetensors"]
     assert (any(fnmatch(file, p) for p in wanted) and not any(fnmatch(file, p) for p in left_out)) == fetched
 
 
 def test_facts_need_json_only() -> None:
-    assert hub_patterns(XL_INDEX, ("json",))[:2] == ["model_index.json", "scheduler/*.json"]
+    assert patterns_of_files(XL_INDEX, ("json",))[:2] == ["model_index.json", "scheduler/*.json"]

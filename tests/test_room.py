@@ -11,7 +11,7 @@ from tests.test_end_to_end import Darkroom, write_manifest
     ("setting", "value", "allowed"),
     [
         ("workers.count=9999", "9999 × 1 CPU(s)", "of them here"),
-        ("workers.cpus=9999", "1 × 9999 CPU(s)", "less than 9999 CPU(s) per worker: there are not as many"),
+        ("workers.cpus=9999", "1 × 9999 CPU(s)", "less than 9999 CPU(s) each: there are not as many"),
     ],
 )
 def test_no_room_for_the_workers(tmp_path: Path, setting: str, value: str, allowed: str) -> None:

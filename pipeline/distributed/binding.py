@@ -39,11 +39,13 @@ def find_model(prepared: Prepared, known: Run | None, cache_folder: Path, tell: 
     source = prepared.source
     if known is not None and source.revision is None and source.model_id == known.model_id:
         source = replace(source, revision=known.model_revision)
+    if source.stored:
+        tell(f"fetching {source.model_id}, unless it is here")
     source = source.pinned()
     folder = source.folder()
     check_weights(folder)
     tell(f"checking the files of {source.model_id}")
-    digest = fingerprint(folder, DigestCache(cache_folder), source.lora_files())
+    digest = fingerprint(folder, DigestCache(cache_folder / "digests"), source.lora_files())
     return ModelFiles(source=source, folder=folder, fingerprint=digest)
 
 

@@ -20,6 +20,8 @@ from pipeline.identity import IdSet
 
 PLANNING_CPUS = 2
 """Logical CPUs a local Ray gets on top, so that planning never waits for a worker to end."""
+GROW_FROM = 0.75
+"""A pool that may grow does when its actors have so much of the two shards each that they take."""
 _ADVICE = "\nFailed to apply UDF transform after"
 """Begins what Ray Data adds to the text of a worker's error: how to have it try again. Here the store does that."""
 
@@ -73,6 +75,11 @@ def cluster_cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)) - PLANNING_CPUS)
 
 
+def room(gpus: float, cpus: int) -> int:
+    """How many workers, each with so many GPUs or else CPUs, the cluster can hold as it is now."""
+    return int(cluster_gpus() / gpus) if gpus else cluster_cpus() // cpus
+
+
 def device_of(pool: Pool) -> Device:
     """What the pool's workers compute on, asked of a GPU of the cluster: the driver may have none."""
     if not pool.gpus:
@@ -111,6 +118,7 @@ def run_wave(
     context.max_errored_blocks = 0
     context.raise_original_map_exception = True
     context.execution_no_progress_timeout_s = -1
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = GROW_FROM
     context.max_consecutive_actor_init_deaths = max(10, pool.workers)
     context.execution_options.preserve_order = False
     source = ShardSource(plan, images_per_row, ray.put(committed))
@@ -125,7 +133,7 @@ def run_wave(
             batch_format="pyarrow",
             # One shard runs while the next waits inside the same actor; Ray Data restarts dead actors without end.
             compute=ActorPoolStrategy(
-                size=pool.workers, max_tasks_in_flight_per_actor=2, max_concurrent_calls_per_actor=2
+                **_sizes(pool), max_tasks_in_flight_per_actor=2, max_concurrent_calls_per_actor=2
             ),
             **reserved,
         )
@@ -134,6 +142,14 @@ def run_wave(
         yield from outcomes.iter_batches(batch_size=None, batch_format="pyarrow")
     except ray.exceptions.RayError as error:
         raise _ours(error) from error
+
+
+def _sizes(pool: Pool) -> dict[str, int]:
+    """A pool that may grow begins with all that there is room for: growing takes it many seconds for each actor."""
+    if pool.least is None or pool.least >= pool.workers:
+        return {"size": pool.workers}
+    initial = min(max(pool.least, room(pool.gpus, pool.cpus)), pool.workers)
+    return {"min_size": pool.least, "max_size": pool.workers, "initial_size": initial}
 
 
 def _ours(error: BaseException) -> DarkroomError:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pipeline
+from pipeline.config import PoolSection
 from pipeline.distributed.binding import ModelFiles, bind, find_model
 from pipeline.distributed.outcomes import Tally
 from pipeline.distributed.report import Progress, Report, Tell
@@ -46,7 +47,7 @@ class LaunchOptions:
     address: str | None
     """Of a Ray cluster; None starts one here."""
     cache_folder: Path
-    """For digests of model files."""
+    """For digests of model files, and for models of object storage; on workers' machines the same path."""
     limit: int | None = None
     sample: int | None = None
     retry_failed: bool = False
@@ -266,18 +267,26 @@ def _open_output(prepared: Prepared) -> ObjectStore:
 
 def _pool(prepared: Prepared, *, local: bool) -> Pool:
     """The workers this launch asks for; ``InputError`` where a Ray of our own could never place them."""
-    from pipeline.distributed.graph import cluster_cpus, cluster_gpus
+    from pipeline.distributed.graph import cluster_gpus, room
 
     workers = prepared.job.workers
     gpus = float(cluster_gpus() > 0) if workers.gpus == "auto" else workers.gpus
-    room = int(cluster_gpus() / gpus if gpus else cluster_cpus() / workers.cpus)
-    count = max(1, room) if workers.count == "auto" else workers.count
-    if local and count > room:
+    fitting = room(gpus, workers.cpus)
+    least, most = _bounds(workers.count, fitting)
+    if local and least > fitting:
         unit = f"{gpus:g} GPU(s)" if gpus else f"{workers.cpus} CPU(s)"
         raise JobFileError(
             "this machine has no room for the workers",
             where="workers",
-            value=f"{count} × {unit}",
-            allowed=f"up to {room} of them here" if room else f"less than {unit} per worker: there are not as many",
+            value=f"{least} × {unit}",
+            allowed=f"up to {fitting} of them here" if fitting else f"less than {unit} each: there are not as many",
         )
-    return Pool(workers=count, gpus=gpus, cpus=workers.cpus)
+    return Pool(workers=most, least=least, gpus=gpus, cpus=workers.cpus)
+
+
+def _bounds(count: int | PoolSection | Literal["auto"], fitting: int) -> tuple[int, int]:
+    """How many workers at least and at most."""
+    if isinstance(count, PoolSection):
+        return count.min, count.max
+    fixed = max(1, fitting) if count == "auto" else count
+    return fixed, fixed

@@ -19,9 +19,11 @@ from pipeline.output.pictures import read_image, sample_images
 from pipeline.output.run import NumericsProfile, Run, numerics_warnings, read_run
 from pipeline.prepare import library_versions
 from pipeline.recipe import Recipe, RenderTask
+from pipeline.rendering.devices import device_name
 from pipeline.rendering.renderer import Renderer, load_renderer
 from pipeline.rendering.results import Failed, Outcome
 from pipeline.storage.base import ObjectStore
+from pipeline.storage.s3_settings import S3Settings
 
 SAMPLE_SEED = 0
 
@@ -66,7 +68,7 @@ def rerender(store: ObjectStore, number: int, cache_folder: Path, tell: Tell) ->
     assert run is not None  # the verb has opened it
     rows = {row["task_id"]: row for row in sample_images(store, number, SAMPLE_SEED)}
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    name = device_name(device)
     # What was compiled for a GPU need not be on a CPU, which may have no compiler.
     compiled = run.numerics.compiled and (run.numerics.device == "cpu") == (device == "cpu")
     now = replace(run.numerics, device=name, compiled=compiled, versions=library_versions())
@@ -85,9 +87,15 @@ def rerender(store: ObjectStore, number: int, cache_folder: Path, tell: Tell) ->
 
 def _load(run: Run, numerics: NumericsProfile, device: str, cache_folder: Path) -> Renderer:
     loras = tuple(LoraSource(lora_id=lora["id"], weight=lora["weight"]) for lora in run.job["model"]["loras"])
-    source = ModelSource(model_id=run.model_id, revision=run.model_revision, loras=loras)
+    source = ModelSource(
+        model_id=run.model_id,
+        revision=run.model_revision,
+        loras=loras,
+        s3=S3Settings(**run.job.get("s3", {})),
+        cache_folder=cache_folder / "models",
+    )
     folder, files = source.folder(), source.lora_files()
-    found = fingerprint(folder, DigestCache(cache_folder), files)
+    found = fingerprint(folder, DigestCache(cache_folder / "digests"), files)
     if found != run.constants.model_fingerprint:
         raise ModelError(
             "the model's files are not those of the run",

@@ -16,6 +16,9 @@ class Pool:
     """The workers of a launch."""
 
     workers: int
+    """At most."""
+    least: int | None = None
+    """From so many on it grows while work waits and there is room; None: it has its full size from the start."""
     gpus: float
     """Per worker."""
     cpus: int

@@ -51,7 +51,7 @@ class RenderWorker:
         torch.set_num_threads(spec.threads)
         folder = spec.model.folder()
         loras = spec.model.lora_files()
-        found = fingerprint(folder, DigestCache(spec.cache_folder), loras)
+        found = fingerprint(folder, DigestCache(spec.cache_folder / "digests"), loras)
         if found != spec.facts.model_fingerprint:
             raise ModelError("a worker found other model files than the driver", where=str(folder), value=found)
         self._engine = load_renderer(

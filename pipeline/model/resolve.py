@@ -3,12 +3,13 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, StoreError
 from pipeline.model.files import UNUSED_COMPONENTS, is_component, read_json
+from pipeline.storage.s3_settings import S3Settings
 
 BUILT_IN = {"shapes": Path(__file__).parent.parent / "shapes" / "weights"}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -18,7 +19,10 @@ _SUFFIXES_OF_WEIGHTS = ("json", "safetensors", "txt", "model")
 _VARIANTS = ["*.*.safetensors"]
 """Such as ``model.fp16.safetensors``."""
 _ALLOWED_LORA = "a safetensors file, a folder with one, or a Hub id such as org/name"
-_ALLOWED = f"a built-in model ({', '.join(BUILT_IN)}), a folder with model_index.json, or a Hub id such as org/name"
+_ALLOWED = (
+    f"a built-in model ({', '.join(BUILT_IN)}), a folder with model_index.json, s3://bucket/prefix, or a Hub id such "
+    "as org/name"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,20 +82,28 @@ class ModelSource:
     revision: str | None = None
     """A commit of the Hub once resolved; None for folders."""
     loras: tuple[LoraSource, ...] = ()
+    s3: S3Settings = field(default_factory=S3Settings)
+    cache_folder: Path | None = None
+    """Where models of object storage are kept, on each machine that needs them."""
+
+    @property
+    def stored(self) -> bool:
+        """Whether it is in object storage."""
+        return self.model_id.startswith("s3://")
 
     def folder(self, *, weights: bool = True) -> Path:
-        """Where its files lie on this machine, fetched from the Hub if need be; ``weights=False`` fetches JSON only.
+        """Where its files lie on this machine, fetched if need be; ``weights=False`` fetches JSON only.
 
         Raises ``ModelError`` when there is no such model, or one that has no revisions is given one.
         """
-        folder = self._here()
+        folder = self._fetched(weights=weights) if self.stored else self._here()
         if folder is not None:
             if self.revision is not None:
                 raise ModelError(
                     "only models of the Hub have revisions",
                     where="model.revision",
                     value=self.revision,
-                    allowed=f"null, since the model is {folder}",
+                    allowed=f"null, since the model is {self.model_id if self.stored else folder}",
                 )
             return folder
         if self.model_id.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(self.model_id):
@@ -101,9 +113,26 @@ class ModelSource:
     def pinned(self) -> "ModelSource":
         """The same model for workers anywhere: absolute paths, and for the Hub the revision it resolves to now."""
         folder, loras = self.folder(), tuple(lora.pinned() for lora in self.loras)
+        if self.stored:
+            return replace(self, loras=loras)
         if self._here() is None:
             return replace(self, revision=folder.name, loras=loras)
         return replace(self, model_id=self.model_id if self.model_id in BUILT_IN else str(folder), loras=loras)
+
+    def _fetched(self, *, weights: bool) -> Path:
+        # Imported here: boto3 takes half a second that other models need not pay.
+        from pipeline.model.fetch import fetched
+        from pipeline.storage.location import open_store
+
+        if self.cache_folder is None:
+            raise ValueError("a model of object storage needs a cache folder")
+        try:
+            store = open_store(self.model_id, self.s3, where="model.id")
+            index = fetched(store, [_INDEX], (), self.cache_folder) / _INDEX
+            suffixes = _SUFFIXES_OF_WEIGHTS if weights else _SUFFIXES_OF_FACTS
+            return fetched(store, patterns_of_files(read_json(index), suffixes), _VARIANTS, self.cache_folder)
+        except StoreError as error:
+            raise ModelError(f"the model cannot be fetched: {error}", where="model.id", value=self.model_id) from None
 
     def _here(self) -> Path | None:
         """The folder of a built-in or local model, None for what may be of the Hub."""
@@ -117,8 +146,8 @@ class ModelSource:
         return tuple((lora.file(), lora.weight) for lora in self.loras)
 
 
-def hub_patterns(index: Mapping[str, Any], suffixes: tuple[str, ...]) -> list[str]:
-    """The files to fetch of a model on the Hub, as patterns, from its ``model_index.json``.
+def patterns_of_files(index: Mapping[str, Any], suffixes: tuple[str, ...]) -> list[str]:
+    """The files to fetch of a model that is elsewhere, as patterns, from its ``model_index.json``.
 
     A repository often holds the weights several times: those that are loaded lie in the folders the index names.
     """
@@ -133,7 +162,7 @@ def _from_hub(model_id: str, revision: str | None, suffixes: tuple[str, ...]) ->
         from huggingface_hub import hf_hub_download, snapshot_download
 
         index = Path(hf_hub_download(model_id, _INDEX, revision=revision))
-        patterns = hub_patterns(read_json(index), suffixes)
+        patterns = patterns_of_files(read_json(index), suffixes)
         commit = index.parent.name  # a branch may move between the two calls
         return Path(snapshot_download(model_id, revision=commit, allow_patterns=patterns, ignore_patterns=_VARIANTS))
 

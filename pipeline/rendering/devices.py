@@ -1,4 +1,4 @@
-"""Errors that are the machine's trouble and never a task's fault."""
+"""What models are on: its name, and errors that are the machine's trouble and never a task's fault."""
 
 import torch
 
@@ -11,6 +11,11 @@ _OUT_OF_MEMORY = (
 )
 """What torch, cuBLAS and cuDNN say of it, mostly in plain ``RuntimeError``s."""
 _DEVICE = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "CUDNN_STATUS")
+
+
+def device_name(device: str) -> str:
+    """``cpu``, or a GPU's own name: pixels of unlike GPUs may differ in last bits."""
+    return device if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 def out_of_memory(error: BaseException) -> bool:

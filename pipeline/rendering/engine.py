@@ -21,7 +21,7 @@ from pipeline.recipe import RenderTask
 from pipeline.rendering.adapter import Rows
 from pipeline.rendering.backlog import Backlog, BatchKey, Group, Pending
 from pipeline.rendering.counters import EngineCounters
-from pipeline.rendering.devices import device_error, out_of_memory
+from pipeline.rendering.devices import device_error, device_name, out_of_memory
 from pipeline.rendering.loading import LoadedModel
 from pipeline.rendering.prompts import Prompts
 from pipeline.rendering.results import Failed, Outcome, Rendered, Stage
@@ -50,7 +50,7 @@ class Engine:
         """
         if isinstance(rows, int) and rows < LEAST_ROWS:
             raise ValueError(f"an engine needs at least {LEAST_ROWS} rows, not {rows}")
-        self._model, self._clock = model, clock
+        self._model, self._clock, self._device_name = model, clock, device_name(model.device)
         self._rows_at_first, self._rows_of_key = rows, dict[BatchKey, int]()
         self._decode_rows_of_key = dict[BatchKey, int]()
         self._prompts = Prompts(model.adapter)
@@ -281,7 +281,7 @@ class Engine:
             prompt_truncated=slot.prompt_truncated,
             rows=self._rows,
             render_s=slot.render_s,
-            device=self._model.device,
+            device=self._device_name,
         )
 
     def _used_rows(self) -> int:

@@ -26,6 +26,7 @@ class Rendered:
     render_s: float
     """This image's share of the engine's time."""
     device: str
+    """``cpu`` or a GPU's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

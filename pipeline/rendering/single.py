@@ -13,7 +13,7 @@ import torch
 from pipeline.errors import ModelError
 from pipeline.recipe import Recipe, RenderTask
 from pipeline.rendering.counters import EngineCounters
-from pipeline.rendering.devices import device_error
+from pipeline.rendering.devices import device_error, device_name
 from pipeline.rendering.results import Failed, Outcome, Rendered
 from pipeline.rendering.timetables import require_steps
 from pipeline.schedulers import evaluations, scheduler_of
@@ -38,7 +38,8 @@ class SingleEngine:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """``stock`` is a loaded pipeline; ``call`` goes to every call of it."""
-        self._stock, self._device, self._call, self._clock = stock, device, dict(call), clock
+        self._stock, self._call, self._clock = stock, dict(call), clock
+        self._device_name = device_name(device)
         self._config = dict(stock.scheduler.config)
         self._parameters = inspect.signature(type(stock).__call__).parameters
         free = [name for name in self._parameters if name not in ("self", *_DECIDED)]
@@ -100,7 +101,7 @@ class SingleEngine:
                 prompt_truncated=None,
                 rows=1,
                 render_s=elapsed_s,
-                device=self._device,
+                device=self._device_name,
             )
         ]
 
