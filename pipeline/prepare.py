@@ -30,7 +30,7 @@ from pipeline.planning.rows import Numbered, Rows, keep_rows
 from pipeline.planning.selection import Selection, first_tasks, sample_rows, sample_tasks
 from pipeline.schedulers import scheduler_of
 from pipeline.storage.s3_settings import S3Settings
-from pipeline.sweep import MAX_GUIDANCE, MAX_SEED, MAX_SIDE_PX, MAX_STEPS
+from pipeline.sweep import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +88,9 @@ def prepare(job: Job, *, skip_bad_rows: bool = False, cache_folder: Path | None 
     rules = RowRules(
         size_factor=model.size_factor,
         schedulers=frozenset(model.family.schedulers()),
+        lists=frozenset(model.family.lists),
         reserved=RESERVED,
-        max_side_px=MAX_SIDE_PX,
+        max_side_px=model.max_side_px,
         max_seed=MAX_SEED,
         max_steps=MAX_STEPS,
         max_guidance=MAX_GUIDANCE,
@@ -251,12 +252,20 @@ def _check_points(axes: Axes, model: ModelFacts) -> None:
 def _check_schedulers(axes: Axes, model: ModelFacts) -> None:
     allowed = model.family.schedulers()
     for text in axes.schedulers:
-        if scheduler_of(text).name not in allowed:
+        found = scheduler_of(text)
+        if found.name not in allowed:
             raise JobFileError(
                 f"a {model.class_name} cannot be sampled with this scheduler",
                 where="sweep.schedulers",
                 value=text,
                 allowed=", ".join(allowed),
+            )
+        if found.listed is not None and found.listed not in model.family.lists:
+            raise JobFileError(
+                f"a {model.class_name} takes no list of {found.listed}",
+                where="sweep.schedulers",
+                value=text,
+                allowed=", ".join(f"a list of {kind}" for kind in model.family.lists) or "a step count",
             )
 
 
@@ -268,6 +277,13 @@ def _check_sizes(axes: Axes, model: ModelFacts) -> None:
                 where="sweep.sizes",
                 value=list(size),
                 allowed=f"width and height that divide by {model.size_factor} px; sizes are never rounded",
+            )
+        if max(size) > model.max_side_px:
+            raise JobFileError(
+                "this size is too large for the model",
+                where="sweep.sizes",
+                value=list(size),
+                allowed=f"sides up to {model.max_side_px} px: the denoiser has no positions beyond",
             )
 
 

@@ -19,8 +19,9 @@ _SIGMA_SCHEDULES = {
     "karras": "use_karras_sigmas",
     "exponential": "use_exponential_sigmas",
     "lu": "use_lu_lambdas",
+    "beta": "use_beta_sigmas",
 }
-"""Karras et al., arXiv:2206.00364; Crowson's k-diffusion; Lu et al., arXiv:2211.01095."""
+"""Karras et al., arXiv:2206.00364; Crowson's k-diffusion; Lu et al., arXiv:2211.01095; Lee et al., arXiv:2407.12173."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class SchedulerKind:
     """A list of sigmas ends with that after the last step, mostly 0."""
 
 
-_SIGMAS = ("karras", "exponential")
+_SIGMAS = ("karras", "exponential", "beta")
 
 SCHEDULERS: Mapping[str, SchedulerKind] = {
     "ddim": SchedulerKind(class_name="DDIMScheduler"),
@@ -113,6 +114,11 @@ class Scheduler:
     @property
     def kind(self) -> SchedulerKind:
         return SCHEDULERS[self.name]
+
+    @property
+    def listed(self) -> str | None:
+        """What it has an explicit list of: ``timesteps`` or ``sigmas``, or nothing."""
+        return "timesteps" if self.timesteps is not None else "sigmas" if self.sigmas is not None else None
 
     @property
     def listed_steps(self) -> int | None:

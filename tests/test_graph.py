@@ -56,7 +56,7 @@ def wave(tmp_path: Path, local_ray: None) -> tuple[ShardPlan, WorkerSpec]:
     space = Space(axes=prepared.axes, family=prepared.model.family, run_digest=b"\0" * 16)
     size = ShardSize(megapixel_evaluations=0.0, min_images=1, max_images=1)
     return ShardPlan(
-        manifest=prepared.manifest, space=space, selection=Selection(), size=size, picture_sizes=prepared.count.sizes
+        manifest=prepared.manifest, space=space, selection=Selection(), sizes=dict.fromkeys(prepared.count.sizes, size)
     ), spec
 
 

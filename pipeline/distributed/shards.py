@@ -1,6 +1,6 @@
 """Shards on their way through Ray: one row of a block holds one whole shard, so that nobody splits or merges it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,9 +26,8 @@ class ShardPlan:
     manifest: Manifest
     space: Space
     selection: Selection
-    size: ShardSize
-    picture_sizes: tuple[PictureSize, ...]
-    """In the order in which they are rendered."""
+    sizes: Mapping[PictureSize, ShardSize]
+    """How large shards are by picture size, in the order in which those are rendered."""
 
 
 class ShardSource(Datasource):  # type: ignore[misc]  # Ray ships no types
@@ -44,13 +43,16 @@ class ShardSource(Datasource):  # type: ignore[misc]  # Ray ships no types
         return None
 
     def get_read_tasks(self, parallelism: int, *_: object, **__: object) -> list[ReadTask]:
-        rows = max(1, SHARDS_PER_READ * self._plan.size.max_images // max(1, self._images_per_row))
+        rows = max(1, SHARDS_PER_READ * self._max_images() // max(1, self._images_per_row))
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return [
             ReadTask(partial(_read, self._plan, split, sizes, self._committed), unknown)
-            for sizes in passes(self._plan.picture_sizes)
+            for sizes in passes([*self._plan.sizes])
             for split in self._plan.manifest.splits(rows)
         ]
+
+    def _max_images(self) -> int:
+        return max(size.max_images for size in self._plan.sizes.values())
 
 
 def _read(
@@ -62,7 +64,7 @@ def _read(
         for numbered in numbered_batches(plan.manifest, split)
         for table in plan_batch(numbered, plan.space, plan.selection, committed)
     )
-    for shard in cut(tables, plan.size, sizes):
+    for shard in cut(tables, {size: plan.sizes[size] for size in sizes}.get):
         yield pa.table({"shard": pa.array([pack(distinct(shard))], pa.large_binary())})
 
 

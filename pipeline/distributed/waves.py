@@ -89,14 +89,16 @@ class Waves:
 
     def _wave(self, committed: IdSet) -> Iterator[pa.Table]:
         work, images = self._work, self._work.prepared.job.render.shard_images
-        slots = max(1, self._spec.rows.most(work.prepared.count.sizes) // 2)
-        size = shard_size(self.missing, self._pool.workers, slots, None if images == "auto" else images)
+        fixed = None if images == "auto" else images
+        sizes = {
+            size: shard_size(self.missing, self._pool.workers, self._spec.rows(*size) // 2, fixed)
+            for size in work.prepared.count.sizes
+        }
         plan = ShardPlan(
             manifest=work.prepared.manifest,
             space=work.space,
             selection=work.selection,
-            size=size,
-            picture_sizes=work.prepared.count.sizes,
+            sizes=sizes,
         )
         silence = Timer(SILENCE_S, self._tell_of_silence)
         silence.daemon = True

@@ -95,20 +95,23 @@ def single_seeds(column: pa.Array, name: str, verdicts: Verdicts, high: int) -> 
 def schedulers(column: pa.Array, name: str, verdicts: Verdicts, rules: RowRules) -> pa.Array:
     """Schedulers in their canonical text; blank and null keep the sweep's."""
     encoded = text(column, name, verdicts).dictionary_encode()
-    texts = [_canonical(given, rules.schedulers) for given in encoded.dictionary.to_pylist()]
+    texts = [_canonical(given, rules) for given in encoded.dictionary.to_pylist()]
     known = pa.array(texts, pa.string()).take(encoded.indices)
     unknown = _mask(pc.is_null(known)) & ~_mask(pc.is_null(encoded))
-    allowed = ", ".join(sorted(rules.schedulers))
+    allowed = ", ".join(sorted(rules.schedulers)) + "".join(
+        f"; no list of {kind} for this model" for kind in ("timesteps", "sigmas") if kind not in rules.lists
+    )
     verdicts.reject(unknown, Fault(column=name, reason="no such scheduler", allowed=allowed, values=column))
     return known
 
 
-def _canonical(given: str, names: frozenset[str]) -> str | None:
+def _canonical(given: str, rules: RowRules) -> str | None:
     try:
         scheduler = scheduler_of(given)
     except InputError:
         return None
-    return scheduler.text if scheduler.name in names else None
+    fits = scheduler.name in rules.schedulers and (scheduler.listed is None or scheduler.listed in rules.lists)
+    return scheduler.text if fits else None
 
 
 def sides_together(width: pa.Array, height: pa.Array, name: str, verdicts: Verdicts) -> None:

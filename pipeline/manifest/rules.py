@@ -11,6 +11,8 @@ class RowRules:
     """Width and height divide by it, in px; 1 where no model is known yet."""
     schedulers: frozenset[str]
     """Names a ``scheduler`` cell may have."""
+    lists: frozenset[str] = frozenset({"timesteps", "sigmas"})
+    """What such a cell may list."""
     reserved: frozenset[str]
     """Names of our metadata schema, which no extra column may have."""
     max_side_px: int = 8192

@@ -30,6 +30,8 @@ class ModelFacts:
     family: Family
     size_factor: int
     """Width and height divide by it, in px."""
+    max_side_px: int
+    """Of width and height."""
     native_size: tuple[int, int]
     """(width, height) in px when the sweep names none."""
     scheduler: str
@@ -60,6 +62,7 @@ def read_facts(folder: Path, *, single: bool = False) -> ModelFacts:
         class_name=class_name,
         family=family,
         size_factor=factor * family.patch,
+        max_side_px=min(family.max_side_px(config, factor) or MAX_SIDE_PX, MAX_SIDE_PX),
         native_size=_native_size(config.get("sample_size"), family, factor, folder / denoiser / "config.json"),
         scheduler=name_of_class(str(scheduler_config.get("_class_name")), scheduler_config),
         scheduler_config={key: value for key, value in scheduler_config.items() if not key.startswith("_")},

@@ -7,7 +7,8 @@ rows of the denoiser's batch an image takes (``rows``). Planning merges recipes 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from math import isqrt
+from typing import Any, Literal
 
 from pipeline.schedulers import SCHEDULERS
 
@@ -39,8 +40,16 @@ class Family:
     """The pipeline hands its own sigmas to the scheduler, which must take them."""
     sample_size: int = 64
     """Latent pixels per side where the denoiser's configuration says nothing."""
+    positions: Literal["side", "area"] = "side"
+    """What ``pos_embed_max_size`` of the denoiser's configuration counts: tokens per side, or of a whole square."""
     single: bool = False
     """Rendered by one call of the stock pipeline per image: slower, correct for any diffusers pipeline."""
+    lists: tuple[str, ...] = ("timesteps", "sigmas")
+    """What its call, or our adapter, takes in place of a step count."""
+    negative_prompts: bool = True
+    """Whether the call of a ``single`` one takes them."""
+    own_schedulers: tuple[str, ...] | None = None
+    """Where only some can work; None: all of its kind."""
 
     def effective_guidance(self, guidance_scale: float) -> float | None:
         """What the guidance scale amounts to; None where the model takes none."""
@@ -51,7 +60,7 @@ class Family:
         return guidance_scale + 0.0  # -0.0 becomes 0.0: one image, one id
 
     def uses_negative_prompt(self, effective_guidance: float | None) -> bool:
-        return self.single or self.rows(effective_guidance) == 2
+        return self.negative_prompts if self.single else self.rows(effective_guidance) == 2
 
     def rows(self, effective_guidance: float | None) -> int:
         """Rows of the denoiser's batch that one image takes."""
@@ -64,7 +73,15 @@ class Family:
             name
             for name, kind in SCHEDULERS.items()
             if kind.flow == self.flow and ("sigmas" in kind.lists or not self.given_sigmas)
+            if self.own_schedulers is None or name in self.own_schedulers
         )
+
+    def max_side_px(self, denoiser_config: Mapping[str, Any], factor: int) -> int | None:
+        """The largest width or height whose tokens the denoiser has positions for; None where any size will do."""
+        most = denoiser_config.get("pos_embed_max_size")
+        if not isinstance(most, int):
+            return None
+        return (most if self.positions == "side" else isqrt(most)) * self.patch * factor
 
 
 _STABLE_DIFFUSION = Family(
@@ -75,7 +92,13 @@ _PIXART = replace(_STABLE_DIFFUSION, name="pixart", guidance_scale=4.5, num_infe
 
 
 def _single(
-    guidance_scale: float, num_inference_steps: int, *, flow: bool, sample_size: int = 128, patch: int = 2
+    guidance_scale: float,
+    num_inference_steps: int,
+    *,
+    flow: bool,
+    sample_size: int = 128,
+    patch: int = 2,
+    **more: Any,
 ) -> Family:
     """A class without an adapter: nothing is known to be equal, so no recipes are merged."""
     return Family(
@@ -87,6 +110,7 @@ def _single(
         flow=flow,
         sample_size=sample_size,
         single=True,
+        **more,
     )
 
 
@@ -114,14 +138,23 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "PixArtAlphaPipeline": _PIXART,
     "PixArtSigmaPipeline": _PIXART,
-    "AuraFlowPipeline": _single(3.5, 50, flow=True),
+    "AuraFlowPipeline": _single(3.5, 50, flow=True, positions="area"),
     "ChromaPipeline": _single(5.0, 35, flow=True),
-    "CogView3PlusPipeline": _single(5.0, 50, flow=False),
+    "CogView3PlusPipeline": _single(5.0, 50, flow=False, lists=("timesteps",)),
     "CogView4Pipeline": _single(5.0, 50, flow=True),
-    "Flux2KleinPipeline": _single(4.0, 50, flow=True),
-    "Flux2Pipeline": _single(4.0, 50, flow=True),
-    "HunyuanDiTPipeline": _single(5.0, 50, flow=False),
-    "LatentConsistencyModelPipeline": _single(8.5, 4, flow=False, sample_size=64, patch=1),
+    "Flux2KleinPipeline": _single(4.0, 50, flow=True, negative_prompts=False),
+    "Flux2Pipeline": _single(4.0, 50, flow=True, negative_prompts=False),
+    "HunyuanDiTPipeline": _single(5.0, 50, flow=False, lists=()),
+    "LatentConsistencyModelPipeline": _single(
+        8.5,
+        4,
+        flow=False,
+        sample_size=64,
+        patch=1,
+        lists=("timesteps",),
+        negative_prompts=False,
+        own_schedulers=("lcm",),
+    ),
     "Lumina2Pipeline": _single(4.0, 30, flow=True),
     "LuminaPipeline": _single(4.0, 30, flow=True),
     "OvisImagePipeline": _single(5.0, 50, flow=True),

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,7 +18,12 @@ WORKERS_PER_DRIVER_SECOND = 250
 LEASES_PER_WORKER = 4
 """In a small job a worker gets at least this many, so that none waits long for the last."""
 MAX_IMAGES = 1000
-MAX_PASSES = 8
+PASSES_OF_ONE_SIZE = 8
+"""With so many picture sizes at most, each has a pass over the manifest of its own."""
+SIZES_PER_PASS = 4
+"""Of more; a worker keeps as many compiled shapes (``rendering/compiled.py``)."""
+MAX_PASSES = 64
+"""Each reads the manifest once more; with still more sizes, passes have more of them."""
 
 PictureSize = tuple[int, int]
 """(width, height) in px"""
@@ -56,18 +61,21 @@ def shard_count(amount: Amount, size: ShardSize) -> int:
 
 def passes(sizes: Sequence[PictureSize]) -> list[frozenset[PictureSize]]:
     """Picture sizes in groups, one pass over the manifest each, so that a worker seldom changes its batch's shape."""
-    edges = np.linspace(0, len(sizes), min(MAX_PASSES, len(sizes)) + 1).astype(int)
+    wanted = max(PASSES_OF_ONE_SIZE, -(-len(sizes) // SIZES_PER_PASS))
+    edges = np.linspace(0, len(sizes), min(wanted, MAX_PASSES, len(sizes)) + 1).astype(int)
     return [frozenset(sizes[start:stop]) for start, stop in pairwise(edges)]
 
 
-def cut(
-    tables: Iterable[pa.Table], size: ShardSize, sizes: Collection[PictureSize] | None = None
-) -> Iterator[pa.Table]:
-    """Cut tables of planned tasks into shards, keeping their order within a picture size; of these sizes, or of all."""
+def cut(tables: Iterable[pa.Table], size_of: Callable[[PictureSize], ShardSize | None]) -> Iterator[pa.Table]:
+    """Cut tables of planned tasks into shards, keeping their order within a picture size.
+
+    ``size_of`` says how large shards of a picture size should be; None where its tasks are left out.
+    """
     pending: dict[PictureSize, list[pa.Table]] = defaultdict(list)
     for table in tables:
         for key, part in _by_key(table):
-            if sizes is not None and key not in sizes:
+            size = size_of(key)
+            if size is None:
                 continue
             waiting = pa.concat_tables([*pending.pop(key, []), part])
             *full, rest = _cut_one(waiting, size)

@@ -133,6 +133,9 @@ class Adapter(ABC):
         factor = self.latent_factor * self.family.patch
         if recipe.height % factor or recipe.width % factor:
             raise RenderError(f"width and height must be multiples of {factor}, not {recipe.width} x {recipe.height}")
+        most = self.family.max_side_px(self.network.config, self.latent_factor)
+        if most is not None and max(recipe.width, recipe.height) > most:
+            raise RenderError(f"width and height can be {most} px at most, not {recipe.width} x {recipe.height}")
         shape = (1, self.latent_channels, recipe.height // self.latent_factor, recipe.width // self.latent_factor)
         noise = randn_tensor(shape, generator=generator, device=torch.device("cpu"), dtype=self.dtype)
         return self.scaled_noise(self.sent(noise), scheduler)

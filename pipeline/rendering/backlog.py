@@ -69,6 +69,10 @@ class Backlog:
         group = Group(len(listed)) if grouped else None
         self._waiting.extend(Pending(task, group) for task in listed)
 
+    def put_back(self, pending: Pending) -> None:
+        """The task just taken comes next again."""
+        self._waiting.appendleft(pending)
+
     def clear(self) -> list[Pending]:
         """Take out all that waits."""
         dropped = list(self._waiting)

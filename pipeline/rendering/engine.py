@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pipeline.errors import JobBrokenError, RenderError
+from pipeline.errors import JobBrokenError
 from pipeline.recipe import RenderTask
 from pipeline.rendering.adapter import Rows
 from pipeline.rendering.backlog import Backlog, BatchKey, Group, Pending
@@ -24,7 +24,7 @@ from pipeline.rendering.counters import EngineCounters
 from pipeline.rendering.devices import device_error, device_name, out_of_memory
 from pipeline.rendering.loading import LoadedModel
 from pipeline.rendering.prompts import Prompts
-from pipeline.rendering.results import Failed, Outcome, Rendered, Stage
+from pipeline.rendering.results import Failed, Outcome, Rendered, Stage, failure, not_finite
 from pipeline.rendering.slots import Slot
 
 _log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class Engine:
             return LEAST_ROWS  # any first task fits, and sets the size
         if key not in self._rows_of_key:
             rows = self._rows_at_first
-            self._rows_of_key[key] = rows if isinstance(rows, int) else rows(*key)
+            self._rows_of_key[key] = rows if isinstance(rows, int) else max(LEAST_ROWS, rows(*key))
         return self._rows_of_key[key]
 
     def _refill(self) -> list[Failed]:
@@ -134,6 +134,8 @@ class Engine:
             return failed
         while (pending := self._take()) is not None:
             admitted = self._admit(pending)
+            if admitted is None:
+                break
             if isinstance(admitted, Slot):
                 self._slots.append(admitted)
             else:
@@ -144,7 +146,8 @@ class Engine:
     def _take(self) -> Pending | None:
         return self._backlog.take(self._rows - self._used_rows(), drained=not self._slots and not self._ready)
 
-    def _admit(self, pending: Pending) -> Slot | Failed:
+    def _admit(self, pending: Pending) -> Slot | Failed | None:
+        """None where memory was too short: the task waits again, and the batch has become smaller."""
         recipe, adapter, began = pending.task.recipe, self._model.adapter, self._clock()
         stage: Stage = "encode"
         try:
@@ -153,11 +156,19 @@ class Engine:
             encode_s = self._clock() - began
             stage = "denoise"
             timetable = self._timetable(recipe.scheduler, recipe.num_inference_steps, recipe.width, recipe.height)
-            slot = Slot(adapter, pending, conditioning, timetable)
+            slot = Slot(adapter, pending, conditioning, timetable, self._rows)
         except Exception as error:  # the task boundary: what a recipe breaks is that task's failure
-            if device_error(error):
+            if out_of_memory(error):
+                self._shrink_batch(error)
+                slot = None
+            elif device_error(error):
                 raise
-            return _failed(pending.task, stage, error)
+            else:
+                return failure(pending.task, stage, error)
+        if slot is None:
+            self._backlog.put_back(pending)
+            _give_back_memory()
+            return None
         self._conditioning = None
         slot.render_s = self._clock() - began
         self._counters += EngineCounters(encode_s=encode_s, denoise_s=slot.render_s - encode_s)
@@ -190,7 +201,10 @@ class Engine:
         return [*failed.values()]
 
     def _shrink_batch(self, error: BaseException) -> None:
-        """Go on with the next lower power of two of rows for this picture size; no slot loses its state."""
+        """Go on with the next lower power of two of rows for this picture size.
+
+        Tasks under way start anew: a picture's last bits depend on the rows, and its metadata tells how many.
+        """
         smaller = _lower_power_of_two(self._rows)
         if smaller < 2:
             raise JobBrokenError(f"not even one image of this size fits on {self._model.device}: {error}") from error
@@ -199,6 +213,7 @@ class Engine:
         _log.warning("out of memory with %d rows at %d x %d px; going on with %d", self._rows, *key, smaller)
         self._rows_of_key[key] = smaller
         self._conditioning = None
+        self._slots, self._parked = ([slot.restarted(smaller) for slot in of] for of in (self._slots, self._parked))
         while self._used_rows() > smaller:
             self._parked.insert(0, self._slots.pop())
 
@@ -270,7 +285,7 @@ class Engine:
         for slot in slots:
             slot.render_s += elapsed_s / len(slots)
         return [
-            self._rendered(slot, picture) if ok else _not_finite(slot.task)
+            self._rendered(slot, picture) if ok else not_finite(slot.task)
             for slot, picture, ok in zip(slots, pixels, finite, strict=False)  # the rest is padding
         ]
 
@@ -279,7 +294,7 @@ class Engine:
             task=slot.task,
             pixels=pixels,
             prompt_truncated=slot.prompt_truncated,
-            rows=self._rows,
+            rows=slot.batch_rows,
             render_s=slot.render_s,
             device=self._device_name,
         )
@@ -308,14 +323,5 @@ def _advance(slot: Slot, predicted: Tensor) -> Failed | None:
     except Exception as error:  # the task boundary: a scheduler that gives up fails its own task
         if device_error(error):
             raise
-        return _failed(slot.task, "denoise", error)
+        return failure(slot.task, "denoise", error)
     return None
-
-
-def _failed(task: RenderTask, stage: Stage, error: Exception) -> Failed:
-    return Failed(task=task, stage=stage, verdict="error", error=f"{type(error).__name__}: {error}")
-
-
-def _not_finite(task: RenderTask) -> Failed:
-    error = RenderError("the picture is not finite, in float32 neither")
-    return Failed(task=task, stage="decode", verdict="nan_latents", error=f"{type(error).__name__}: {error}")

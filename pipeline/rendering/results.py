@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import RenderError
 from pipeline.recipe import RenderTask
 
 Stage = Literal["encode", "denoise", "decode", "process"]
@@ -41,3 +42,14 @@ class Failed:
 
 
 Outcome = Rendered | Failed
+
+
+def failure(task: RenderTask, stage: Stage, error: Exception) -> Failed:
+    """What an exception makes of a task."""
+    return Failed(task=task, stage=stage, verdict="error", error=f"{type(error).__name__}: {error}")
+
+
+def not_finite(task: RenderTask) -> Failed:
+    """What not a number makes of it: cast to whole numbers it would be a black picture."""
+    error = RenderError("the picture is not finite, in float32 neither")
+    return Failed(task=task, stage="decode", verdict="nan_latents", error=f"{type(error).__name__}: {error}")

@@ -10,11 +10,11 @@ import diffusers
 import numpy as np
 import torch
 
-from pipeline.errors import ModelError
+from pipeline.errors import JobBrokenError, ModelError, RenderError
 from pipeline.recipe import Recipe, RenderTask
 from pipeline.rendering.counters import EngineCounters
-from pipeline.rendering.devices import device_error, device_name
-from pipeline.rendering.results import Failed, Outcome, Rendered
+from pipeline.rendering.devices import device_error, device_name, out_of_memory
+from pipeline.rendering.results import Outcome, Rendered, failure, not_finite
 from pipeline.rendering.timetables import require_steps
 from pipeline.schedulers import evaluations, scheduler_of
 
@@ -86,14 +86,16 @@ class SingleEngine:
         try:
             images = self._draw(task.recipe)
         except Exception as error:  # the task boundary: what a recipe breaks is that task's failure
+            if out_of_memory(error):
+                raise JobBrokenError(f"not even one image of this size fits on {self._device_name}: {error}") from error
             if device_error(error):
                 raise
-            return [Failed(task=task, stage="denoise", verdict="error", error=f"{type(error).__name__}: {error}")]
+            return [failure(task, "denoise", error)]
         elapsed_s = self._clock() - began
         count = evaluations(task.recipe.scheduler, task.recipe.num_inference_steps)
         self._counters += EngineCounters(evaluations=count, denoiser_calls=count, denoise_s=elapsed_s)
         if not np.isfinite(images).all():
-            return [Failed(task=task, stage="decode", verdict="nan_latents", error="the picture is not finite")]
+            return [not_finite(task)]
         return [
             Rendered(
                 task=task,
@@ -108,6 +110,8 @@ class SingleEngine:
     def _draw(self, recipe: Recipe) -> Any:
         """(height, width, 3), float 0..1"""
         found = scheduler_of(recipe.scheduler)
+        if found.listed is not None and found.listed not in self._parameters:
+            raise RenderError(f"{type(self._stock).__name__} takes no list of {found.listed}")
         require_steps(found, self._config, recipe.num_inference_steps)
         self._stock.scheduler = getattr(diffusers, found.kind.class_name).from_config(self._config, **found.settings)
         told: dict[str, Any] = {

@@ -19,7 +19,12 @@ class Slot:
     it predicted. When ``done``, ``latent`` is ready to be decoded.
     """
 
-    def __init__(self, adapter: Adapter, pending: Pending, conditioning: Conditioning, pristine_scheduler: Any) -> None:
+    def __init__(
+        self, adapter: Adapter, pending: Pending, conditioning: Conditioning, pristine_scheduler: Any, batch_rows: int
+    ) -> None:
+        """``batch_rows``: of the whole batch, as the picture's metadata tells."""
+        self._made_of = adapter, pending, conditioning, pristine_scheduler
+        self.batch_rows = batch_rows
         self.task, self.group, self.prompt_truncated = pending.task, pending.group, conditioning.prompt_truncated
         self.rows = adapter.rows(self.task.recipe)
         extras = adapter.extras(self.task.recipe)
@@ -37,6 +42,12 @@ class Slot:
         self._taken = 0
         self.latent = adapter.start(self.task.recipe, generator, self._scheduler)
         self._prepare()
+
+    def restarted(self, batch_rows: int) -> "Slot":
+        """The same task from its first noise on, in a batch of another number of rows."""
+        slot = Slot(*self._made_of, batch_rows)
+        slot.render_s = self.render_s
+        return slot
 
     @property
     def done(self) -> bool:

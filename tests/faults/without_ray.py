@@ -102,7 +102,9 @@ class Plan:
         size = ShardSize(megapixel_evaluations=0.0, min_images=images, max_images=images)
         selection, space = select(self.prepared, limit=None, sample=None), self.space(run)
         batches = numbered_batches(self.prepared.manifest)
-        return list(cut((table for one in batches for table in plan_batch(one, space, selection, committed)), size))
+        return list(
+            cut((table for one in batches for table in plan_batch(one, space, selection, committed)), lambda _: size)
+        )
 
 
 def plan_of(folder: Path, prompts: list[str], layout: Layout, seeds: str, model: str = "shapes") -> Plan:

@@ -29,7 +29,7 @@ from tests.planning.plain import (
 @given(rows_strategy, axes_strategy, st.integers(1, 9), st.integers(0, 9))
 def test_shards_lose_nothing_and_keep_one_size(rows: Cells, axes: Axes, most: int, work: int) -> None:
     size = ShardSize(megapixel_evaluations=work / 10, min_images=min(2, most), max_images=most)
-    shards = list(cut(plan_batch(numbered(rows), space(axes), once(rows, axes), NOTHING), size))
+    shards = list(cut(plan_batch(numbered(rows), space(axes), once(rows, axes), NOTHING), lambda _: size))
     ids = [item.hex() for shard in shards for item in shard["task_id"].to_pylist()]
     assert sorted(ids) == sorted(task.task_id for task in distinct(rows, axes))
     for shard in shards:
@@ -46,7 +46,7 @@ def test_two_launches_share_a_part_name_only_for_the_same_tasks(
     names: dict[str, list[bytes]] = {}
     for images, index in ((one, NOTHING), (other, id_set(done))):
         size = ShardSize(megapixel_evaluations=0.0, min_images=images, max_images=images)
-        for shard in cut(plan_batch(numbered(rows), space(axes), Selection(), index), size):
+        for shard in cut(plan_batch(numbered(rows), space(axes), Selection(), index), lambda _, size=size: size):  # type: ignore[misc]
             tasks = shard["task_id"].to_pylist()
             assert names.setdefault(part_id(tasks), tasks) == tasks
 

@@ -163,6 +163,48 @@ def test_a_batch_too_large_for_the_device_is_made_smaller_and_nothing_is_lost(
     assert {o.task.task_id: o.pixels.tobytes() for o in outcomes} == four
 
 
+def test_tasks_under_way_start_anew_when_the_batch_becomes_smaller(
+    epsilon_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the rows its metadata tells are those that a picture's last bits depend on."""
+    calls, forward = 0, SmallDevice.forward
+
+    def fuller_and_fuller(device: SmallDevice, latents: torch.Tensor, *inputs: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        device.most_rows = 16 if calls < 12 else 5
+        return forward(device, latents, *inputs, **named)
+
+    monkeypatch.setattr(SmallDevice, "forward", fuller_and_fuller)
+    tasks = [task(seed=n, num_inference_steps=9) for n in range(12)]
+    engine = Engine(on_small_device(epsilon_model, 16), 8)
+    outcomes = [outcome for outcome in engine.render(tasks) if isinstance(outcome, Rendered)]
+    assert {o.rows for o in outcomes} == {8, 4}
+    for rows in (8, 4):
+        alike = {o.task.task_id: o.pixels.tobytes() for o in outcomes if o.rows == rows}
+        whole = pixels_by_id(Engine(epsilon_model, rows), tasks)
+        assert alike == {name: whole[name] for name in alike}
+
+
+def test_no_room_for_the_text_encoder_makes_the_batch_smaller(
+    epsilon_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = pixels_by_id(Engine(epsilon_model, 4), GOOD)
+    whole, calls = type(epsilon_model.adapter).encode_texts, 0
+
+    def first_too_large(adapter: Any, texts: list[str]) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise torch.OutOfMemoryError("no room for texts")
+        return whole(adapter, texts)
+
+    monkeypatch.setattr(type(epsilon_model.adapter), "encode_texts", first_too_large)
+    outcomes = [o for o in Engine(epsilon_model, 8).render(GOOD) if isinstance(o, Rendered)]
+    assert {o.rows for o in outcomes} == {4}
+    assert {o.task.task_id: o.pixels.tobytes() for o in outcomes} == reference
+
+
 def test_a_task_that_never_fits_ends_the_job(epsilon_model: LoadedModel) -> None:
     engine = Engine(on_small_device(epsilon_model, 1), 16)
     with pytest.raises(JobBrokenError, match=r"not even one image.*tried to allocate 2 rows"):

@@ -49,6 +49,7 @@ OWN_SCHEDULER_ONLY = ("sd-v", "lcm", "lcm-xl", "sd3-shifted", "flux-schnell", "p
 WITH_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "sd": (
         "euler:karras",
+        "unipc:beta",
         "euler:sigmas=14.615/6.475/3.861/2.697/0",
         "dpmsolver++:karras:trailing",
         "dpmsolver++:lu",

@@ -152,3 +152,12 @@ def test_schedulers_that_are_none(text: str, says: str) -> None:
 def test_the_table_loads_no_torch() -> None:
     code = "import sys, pipeline.schedulers; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", [name for name, kind in SCHEDULERS.items() if kind.sigma_schedules])
+def test_a_named_schedule_of_sigmas_replaces_the_models_own(name: str) -> None:
+    for own, wanted in (("use_beta_sigmas", "karras"), ("use_karras_sigmas", "beta")):
+        config = {**BETAS, own: True}
+        plain = build_scheduler(scheduler_of(f"{name}:{wanted}"), BETAS, 5, {})
+        built = build_scheduler(scheduler_of(f"{name}:{wanted}"), config, 5, {})
+        assert torch.equal(built.sigmas, plain.sigmas)

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import ModelError
+from pipeline.errors import JobBrokenError, ModelError
 from pipeline.model.facts import read_facts
-from pipeline.model.family import FAMILIES
+from pipeline.model.family import FAMILIES, Family
 from pipeline.rendering.engine import Engine
 from pipeline.rendering.renderer import load_renderer
 from pipeline.rendering.results import Failed, Rendered
 from pipeline.rendering.single import SingleEngine
+from pipeline.schedulers import SCHEDULERS
 from tests import tiny_models
 from tests.rendering.tasks import task
 
@@ -75,6 +76,24 @@ def test_a_bad_recipe_fails_alone(lcm_folder: Path) -> None:
     assert "lcm does 1 to 50" in str(outcomes[0])
 
 
+def test_a_list_the_pipeline_cannot_take_is_no_step_count(lcm_folder: Path) -> None:
+    renderer = load_renderer(lcm_folder, dtype="float32", device="cpu", rows=4)
+    listed = task(scheduler="euler:sigmas=14/6/2/0", num_inference_steps=3)
+    (outcome,) = renderer.render([listed])
+    assert "LatentConsistencyModelPipeline takes no list of sigmas" in str(outcome)
+
+
+def test_an_image_that_never_fits_ends_the_job(lcm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    renderer = load_renderer(lcm_folder, dtype="float32", device="cpu", rows=4)
+
+    def no_room(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+
+    monkeypatch.setattr(SingleEngine, "_draw", no_room)
+    with pytest.raises(JobBrokenError, match=r"not even one image of this size fits on cpu: tried to allocate 9 GiB"):
+        list(renderer.render([task(scheduler="lcm")]))
+
+
 @pytest.mark.parametrize("name", ["clip_skp", "generator", "prompt", "guidance_scale", "self"])
 def test_unknown_and_decided_arguments_are_refused(epsilon_folder: Path, name: str) -> None:
     with pytest.raises(ModelError, match=rf"(?s)takes no such argument.*model\.call.*{name}.*clip_skip"):
@@ -87,10 +106,22 @@ def test_the_table_agrees_with_diffusers(class_name: str) -> None:
     assert call["num_inference_steps"].default == family.num_inference_steps
     assert call["guidance_scale"].default == family.guidance_scale
     assert "generator" in call
+    if family.single:
+        assert family.negative_prompts == ("negative_prompt" in call)
+        assert [kind for kind in ("timesteps", "sigmas") if kind in call and _has(family, kind)] == [
+            kind for kind in family.lists if _has(family, kind)
+        ]
+    if "original_inference_steps" in call:  # handed to set_timesteps, which others do not take
+        assert family.schedulers() == ("lcm",)
+
+
+def _has(family: Family, kind: str) -> bool:
+    """Whether some scheduler of the family has such lists."""
+    return any(kind in SCHEDULERS[name].lists for name in family.schedulers())
 
 
 def test_facts_of_a_single_family_merge_nothing(lcm_folder: Path, epsilon_folder: Path) -> None:
     for facts in (read_facts(lcm_folder), read_facts(epsilon_folder, single=True)):
         assert [facts.family.effective_guidance(scale) for scale in (0.0, 1.0, 7.5)] == [0.0, 1.0, 7.5]
-        assert facts.family.uses_negative_prompt(0.0)
+        assert facts.family.uses_negative_prompt(0.0) == (facts.class_name == "StableDiffusionPipeline")
         assert facts.family.rows(7.5) == 1
