@@ -1,6 +1,7 @@
 """The command ``darkroom``: gathers the verbs, and turns errors into one block for people and an exit code."""
 
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -65,6 +66,7 @@ def options(
 def main() -> None:
     """Run the command line and exit with 0, 1, 2, 3 or 130 (``docs/operations.md``)."""
     debug = "--debug" in sys.argv
+    signal.signal(signal.SIGTERM, _interrupt)
     code = _run([word for word in sys.argv[1:] if word != "--debug"], debug)
     if code == INTERRUPTED:  # Typer turns Ctrl-C into this code itself
         sys.stderr.write("interrupted: what is committed stands; the same command continues\n")
@@ -74,6 +76,11 @@ def main() -> None:
         _forget_stdout()
     sys.stderr.flush()
     raise SystemExit(code)
+
+
+def _interrupt(*_: object) -> None:
+    """SIGTERM, which schedulers and preempted machines send, ends a verb as Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 def _run(words: list[str], debug: bool) -> int:

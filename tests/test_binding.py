@@ -12,7 +12,7 @@ from pipeline.config import load_job
 from pipeline.distributed.binding import bind, find_model
 from pipeline.distributed.spec import Device, Pool
 from pipeline.errors import RunMismatchError
-from pipeline.output.run import read_run
+from pipeline.output.run import Run, read_run
 from pipeline.prepare import Prepared, prepare
 from pipeline.storage.local import LocalStore
 
@@ -30,7 +30,7 @@ def bound(prepared: Prepared, store: LocalStore, cache: Path, cpus: int) -> list
     said: list[str] = []
     known = read_run(store)
     model = find_model(prepared, known, cache, said.append)
-    bind(store, known, prepared, model, Pool(workers=1, gpus=0, cpus=cpus), CPU, said.append)
+    bind(store, known, known, prepared, model, Pool(workers=1, gpus=0, cpus=cpus), CPU, said.append)
     return [sentence for sentence in said if sentence.startswith("warning")]
 
 
@@ -52,5 +52,24 @@ def test_rows_by_picture_size_stay_those_of_the_first_gpu(prepared: Prepared, tm
     store, model = LocalStore(tmp_path / "out"), find_model(prepared, None, tmp_path / "cache", print)
     for gib in (80, 8):
         gpu = Device(name="a GPU", memory_bytes=gib * 2**30)
-        run = bind(store, read_run(store), prepared, model, Pool(workers=1, gpus=1, cpus=1), gpu, print)
+        run = bind(store, None, read_run(store), prepared, model, Pool(workers=1, gpus=1, cpus=1), gpu, print)
         assert [run.batch_rows(side, side) for side in (512, 1024, 2048)] == [32, 8, 2]
+
+
+def with_dtype(prepared: Prepared, dtype: str) -> Prepared:
+    model = prepared.job.model.model_copy(update={"dtype": dtype})
+    return replace(prepared, job=prepared.job.model_copy(update={"model": model}))
+
+
+def test_a_launch_that_bound_the_output_meanwhile_is_obeyed(prepared: Prepared, tmp_path: Path) -> None:
+    store, model = LocalStore(tmp_path / "out"), find_model(prepared, None, tmp_path / "cache", print)
+
+    def bind_as(job: Prepared, seen: Run | None) -> Run:
+        return bind(store, seen, None, job, model, Pool(workers=1, gpus=0, cpus=1), CPU, print)
+
+    first = bind_as(prepared, None)
+    assert bind_as(prepared, None).created_at == first.created_at
+    with pytest.raises(RunMismatchError, match="dtype: the run has 'float32', this job 'bfloat16'"):
+        bind_as(with_dtype(prepared, "bfloat16"), None)
+    # What stood there before and made nothing is replaced.
+    assert bind_as(with_dtype(prepared, "bfloat16"), read_run(store)).constants.dtype == "bfloat16"

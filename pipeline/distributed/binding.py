@@ -20,7 +20,7 @@ from pipeline.output.run import (
     read_run,
     write_run,
 )
-from pipeline.prepare import Prepared, library_versions
+from pipeline.prepare import Prepared, check_run, library_versions
 from pipeline.storage.base import ObjectStore
 
 
@@ -51,6 +51,7 @@ def find_model(prepared: Prepared, known: Run | None, cache_folder: Path, tell: 
 
 def bind(
     store: ObjectStore,
+    seen: Run | None,
     known: Run | None,
     prepared: Prepared,
     model: ModelFiles,
@@ -60,9 +61,13 @@ def bind(
 ) -> Run:
     """The run at this output: the known one, with a warning where this launch computes otherwise, else a new one.
 
-    Raises ``RunMismatchError`` if another launch has bound the output meanwhile, to other settings, and where this
-    launch computes otherwise and ``render.strict_numerics`` is set.
+    ``seen`` stood there when the launch began, and is ``known`` if it counts. Raises ``RunMismatchError`` if another
+    launch has bound the output meanwhile, to other settings, and where this launch computes otherwise and
+    ``render.strict_numerics`` is set.
     """
+    if known is None and (met := read_run(store)) is not None and met != seen:
+        check_run(met, prepared, store.uri, model.fingerprint)
+        known = met
     wanted = prepared.job.model.dtype
     dtype = known.constants.dtype if known else resolved_dtype(wanted, model.folder, gpus=bool(pool.gpus))
     numerics = _numerics(known, prepared, pool, device)
@@ -93,6 +98,14 @@ def bind(
     check_same_pixels(written, run.constants, store.uri)
     check_same_packing(written, run.packing, store.uri)
     return replace(written, numerics=numerics)
+
+
+def check_still_bound(store: ObjectStore, run: Run) -> None:
+    """``RunMismatchError`` if two launches bound an empty output at the same moment and the other one was the last."""
+    now = read_run(store)
+    if now is not None:
+        check_same_pixels(now, run.constants, store.uri)
+        check_same_packing(now, run.packing, store.uri)
 
 
 def _numerics(known: Run | None, prepared: Prepared, pool: Pool, device: Device) -> NumericsProfile:

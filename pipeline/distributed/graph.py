@@ -3,7 +3,7 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import ray
 import torch
 from ray.data import ActorPoolStrategy, DataContext
 
+from pipeline.distributed.report import Tell
 from pipeline.distributed.shards import ShardPlan, ShardSource
 from pipeline.distributed.spec import Device, Pool, WorkerSpec
 from pipeline.distributed.worker import RenderWorker
@@ -20,6 +21,8 @@ from pipeline.identity import IdSet
 
 PLANNING_CPUS = 2
 """Logical CPUs a local Ray gets on top, so that planning never waits for a worker to end."""
+PATIENCE_S = 60.0
+"""After so long people are told what is waited for."""
 GROW_FROM = 0.75
 """A pool that may grow does when its actors have so much of the two shards each that they take."""
 _ADVICE = "\nFailed to apply UDF transform after"
@@ -80,12 +83,18 @@ def room(gpus: float, cpus: int) -> int:
     return int(cluster_gpus() / gpus) if gpus else cluster_cpus() // cpus
 
 
-def device_of(pool: Pool) -> Device:
-    """What the pool's workers compute on, asked of a GPU of the cluster: the driver may have none."""
+def device_of(pool: Pool, tell: Tell) -> Device:
+    """What the pool's workers compute on, asked of a GPU of the cluster: the driver may have none.
+
+    Waits for one to join, and says so.
+    """
     if not pool.gpus:
         return Device(name="cpu", memory_bytes=None)
+    described = ray.remote(num_gpus=pool.gpus, num_cpus=0)(_describe_gpu).remote()
     try:
-        name, memory_bytes = ray.get(ray.remote(num_gpus=pool.gpus, num_cpus=0)(_describe_gpu).remote())
+        while not ray.wait([described], timeout=PATIENCE_S)[0]:
+            tell(f"waiting for a GPU; the cluster has {cluster_summary()}")
+        name, memory_bytes = ray.get(described)
     except ray.exceptions.RayError as error:
         raise _ours(error) from error
     return Device(name=name, memory_bytes=memory_bytes)
@@ -108,7 +117,7 @@ def cluster_summary() -> str:
 
 def run_wave(
     plan: ShardPlan, images_per_row: int, committed: IdSet, spec: WorkerSpec, pool: Pool
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table, None, None]:
     """Render what is planned and not committed; yields outcome tables (``OUTCOME_COLUMNS``) as shards are committed.
 
     Raises our own errors as the workers raised them, ``JobBrokenError`` for what Ray reports.

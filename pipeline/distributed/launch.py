@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pipeline
 from pipeline.config import PoolSection
-from pipeline.distributed.binding import ModelFiles, bind, find_model
+from pipeline.distributed.binding import ModelFiles, bind, check_still_bound, find_model
 from pipeline.distributed.outcomes import Tally
 from pipeline.distributed.report import Progress, Report, Tell
 from pipeline.distributed.spec import Pool, WorkerSpec
@@ -77,21 +77,21 @@ class _Launch:
 
     def run(self) -> Report:
         prepared, store, tell = self._prepared, self._store, self._tell
-        for note in self._notes:
-            if note.is_alive(datetime.now(UTC)):
-                tell(f"warning: the launch {note.launch_id} seems to be at work on this output too; "
-                     "what both render is work wasted, and nothing is lost")  # fmt: skip
+        alive = [note for note in self._notes if note.is_alive(datetime.now(UTC))]
+        for note in alive:
+            tell(f"warning: the launch {note.launch_id} seems to be at work on this output too; "
+                 "what both render is work wasted, and nothing is lost")  # fmt: skip
         tell(f"resolving model {prepared.source.model_id}")
-        known, index = read_run(store), load_index(store)
-        model = find_model(prepared, known, self._options.cache_folder, tell)
-        if known is not None and not len(index.all()):
-            known = None  # nothing was made by those settings
+        seen, index = read_run(store), load_index(store)
+        model = find_model(prepared, seen, self._options.cache_folder, tell)
+        # What nothing was made by, or is about to be, binds nobody.
+        known = seen if len(index.all()) or alive else None
         if known is not None:
             check_run(known, prepared, store.uri, model.fingerprint)
         work = self._work(known, index)
         waves = None
         if work.missing.images:
-            waves = self._render(work, known, model)
+            waves = self._render(work, seen, known, model)
         elif known is not None:
             self._keep_requests(work, _space(prepared, known))
         tell("finalizing")
@@ -118,7 +118,7 @@ class _Launch:
             read = partial(numbered_batches, prepared.manifest)
             write_requests(store, requests(read, space, work.selection, prepared.rejected_rows))
 
-    def _render(self, work: "_Work", known: Run | None, model: ModelFiles) -> "Waves":
+    def _render(self, work: "_Work", seen: Run | None, known: Run | None, model: ModelFiles) -> "Waves":
         """All waves, between the two notes of the launch."""
         # Imported here: torch and Ray take seconds, which only a launch that has something to render should pay.
         from pipeline.distributed.graph import connect, device_of
@@ -128,7 +128,7 @@ class _Launch:
         prepared, store, tell = self._prepared, self._store, self._tell
         connect(self._options.address)
         pool = _pool(prepared, local=self._options.address is None)
-        run = bind(store, known, prepared, model, pool, device_of(pool), tell)
+        run = bind(store, seen, known, prepared, model, pool, device_of(pool, tell), tell)
         # A worker that could not fill its batch once would only cost the loading of another model.
         slots = run.batch_rows.most(prepared.count.sizes) // 2
         workers = min(pool.workers, max(1, -(-work.missing.images // slots)))
@@ -150,6 +150,7 @@ class _Launch:
         tell(f"loading the model on {workers} worker(s)")
         with kept_alive(store, note), stop.listening(board, self._seconds_left()):
             waves.run()
+        check_still_bound(store, run)
         write_note(store, _finished(note, waves))
         self._deaths = forget_launch(store, note.launch_id)
         forget_old(store, datetime.now(UTC) - ABANDONED)

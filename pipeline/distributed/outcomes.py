@@ -3,6 +3,7 @@
 This module loads neither torch nor Ray.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -79,6 +80,8 @@ class Tally:
     failures: list[dict[str, object]] = field(default_factory=list)
     """The first tasks that failed."""
     reported: list[Ids] = field(default_factory=list)
+    told: Counter[str] = field(default_factory=Counter)
+    """Of how many tasks, by model load."""
     workers: set[str] = field(default_factory=set)
     encode_s: float = 0.0
     """Of images, in threads beside the engines."""
@@ -104,6 +107,7 @@ class Tally:
         for row in told.group_by("model_load").aggregate([(name, "max") for name in _SUM.values()]).to_pylist():
             self._keep_latest(row["model_load"], {name: row[f"{column}_max"] for name, column in _SUM.items()})
         outcomes = told.filter(pc.not_equal(told["status"], STOPPED))
+        self.told.update(outcomes["model_load"].to_pylist())
         self.reported.append(ids_from_bytes(bytes.fromhex("".join(outcomes["task_id"].to_pylist()))))
         failed = outcomes.filter(pc.equal(outcomes["status"], "failed"))
         shown = failed.slice(0, max(0, SHOWN_FAILURES - len(self.failures)))

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
@@ -15,6 +15,8 @@ from pipeline.distributed.report import Tell
 Reason = Literal["interrupted", "time"]
 GRACE_S = 120.0
 """So long workers may take to finish what they have begun."""
+LATE_S = 15.0
+"""So long what they told of it may take to arrive; it is committed in any case."""
 _POLL_S = 0.2
 
 
@@ -24,14 +26,20 @@ class _Board:
     def __init__(self) -> None:
         self._stop = asyncio.Event()
         self._working: set[str] = set()
+        self._told: dict[str, int] = {}
 
     async def wait_for_stop(self, worker: str) -> None:
         """Returns when the launch stops; the worker then has to say when it is idle."""
         self._working.add(worker)
         await self._stop.wait()
 
-    async def idle(self, worker: str) -> None:
+    async def idle(self, worker: str, outcomes: int) -> None:
+        """It has nothing in hand any more, and has told of so many tasks since it began."""
+        self._told[worker] = outcomes
         self._working.discard(worker)
+
+    async def told(self) -> dict[str, int]:
+        return self._told
 
     async def stop(self) -> None:
         self._stop.set()
@@ -52,12 +60,19 @@ class Stop:
         self._tell = tell
         self._asked = threading.Event()
         self._idle = threading.Event()
+        self._told: Mapping[str, int] = {}
+        self._late_until = 0.0
         self.reason: Reason | None = None
 
-    @property
-    def complete(self) -> bool:
-        """All workers have committed what they had begun, or had their time."""
-        return self._idle.is_set()
+    def complete(self, arrived: Mapping[str, int]) -> bool:
+        """All workers have committed what they had begun, or had their time, and what they told of it has arrived.
+
+        ``arrived``: of how many tasks, by worker.
+        """
+        if not self._idle.is_set():
+            return False
+        whole = all(arrived.get(worker, 0) >= outcomes for worker, outcomes in self._told.items())
+        return whole or time.monotonic() > self._late_until
 
     def ask(self, reason: Reason) -> None:
         """Stop as soon as may be; asked again, nothing more happens."""
@@ -93,6 +108,8 @@ class Stop:
             ray.get(board.stop.remote())
             while time.monotonic() < until and ray.get(board.working.remote()):
                 time.sleep(_POLL_S)
+            self._told = ray.get(board.told.remote())
+        self._late_until = time.monotonic() + LATE_S
         self._idle.set()
 
 

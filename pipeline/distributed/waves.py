@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pipeline.distributed.graph import cluster_summary, run_wave
 from pipeline.distributed.outcomes import Tally
+from pipeline.distributed.pump import pumped
 from pipeline.distributed.report import Progress, Tell
 from pipeline.distributed.shards import ShardPlan
 from pipeline.distributed.spec import Pool, WorkerSpec
@@ -104,11 +105,10 @@ class Waves:
         silence.daemon = True
         silence.start()
         try:
-            for outcomes in run_wave(plan, work.prepared.points, committed, self._spec, self._pool):
+            source = run_wave(plan, work.prepared.points, committed, self._spec, self._pool)
+            for outcomes in pumped(source, lambda: self.stop.complete(self.tally.told)):
                 silence.cancel()
                 yield outcomes
-                if self.stop.complete:
-                    return
         finally:
             silence.cancel()
 

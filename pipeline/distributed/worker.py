@@ -39,7 +39,7 @@ class RenderWorker:
     def __init__(self, spec: WorkerSpec) -> None:
         self._broken: DarkroomError | None = None
         self._process = Process(node_id=ray.get_runtime_context().get_node_id(), process_id=uuid.uuid4().hex)
-        self._floor, self._stopping, self._in_hand = Floor(), False, 0
+        self._floor, self._stopping, self._in_hand, self._told = Floor(), False, 0, 0
         try:
             self._load(spec)
         except DarkroomError as error:  # Ray would only try again; the first shard tells the driver
@@ -91,6 +91,7 @@ class RenderWorker:
                 async with self._floor.alone():
                     rows = await self._one_by_one(shard)
                 await asyncio.to_thread(self._attempts.end, name)
+            self._told += rows.num_rows
         finally:
             self._in_hand -= 1
         return self._teller.told(rows, shard, self._worked())
@@ -141,7 +142,7 @@ class RenderWorker:
             self._runner.stop()
             while self._in_hand:
                 time.sleep(0.05)
-            ray.get(board.idle.remote(me))
+            ray.get(board.idle.remote(me, self._told))
 
 
 def node_gone(node_id: str) -> bool:

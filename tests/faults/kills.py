@@ -70,7 +70,7 @@ FULL = Scale(
     driver_kills=10,
     worker_kills_per_launch=3,
     outages_s=(1.0, 3.0, 5.0, 8.0, None, 2.0),
-    stored_seeds=2,
+    stored_seeds=5,
     compared=True,
 )
 SHORT = Scale(

@@ -30,7 +30,7 @@ def _case(folder: Path, words: tuple[str, ...], drawn: random.Random, figures: d
     prompts = [f"a red circle {number}" for number in range(rows)]
     bad = drawn.sample(range(rows), len(words))
     for row, word in zip(bad, words, strict=True):
-        prompts[row] = f"a {word} circle"
+        prompts[row] = f"a {word} circle {row}"
     pq.write_table(pa.table({"prompt": prompts}), folder / "m.parquet")
     launch = Launch(
         folder,

@@ -123,12 +123,11 @@ def launch_here(store: ObjectStore, plan: Plan, renderer: Renderer, *, retry_fai
     """Render what is missing and finalize; returns how many images were missing. As ``distributed/launch.py``."""
     store.check_writable()
     attempt = sum(note.retry_failed for note in read_notes(store)) + 1 if retry_failed else 0
-    known, index = read_run(store), load_index(store)
-    if known is not None and not len(index.all()):
-        known = None
+    seen, index = read_run(store), load_index(store)
+    known = seen if len(index.all()) else None
     if known is not None:
         check_run(known, plan.prepared, store.uri, plan.model.fingerprint)
-    run = bind(store, known, plan.prepared, plan.model, _POOL, _CPU, lambda _: None)
+    run = bind(store, seen, known, plan.prepared, plan.model, _POOL, _CPU, lambda _: None)
     shards = plan.shards(run, index.ok if retry_failed else index.all())
     _keep_requests(store, plan, run)
     if shards:

@@ -1,0 +1,65 @@
+"""An iterator read by a thread of its own, so that who waits for it can leave."""
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
+from typing import Generic, TypeVar
+
+_Item = TypeVar("_Item")
+_POLL_S = 0.25
+_AHEAD = 16
+
+
+def pumped(source: Generator[_Item, None, None], over: Callable[[], bool]) -> Iterator[_Item]:
+    """What the source yields, until it ends or ``over``, even where it would block for ever; raises what it raises.
+
+    ``over`` is asked from two threads.
+    """
+    pump = _Pump(source, over)
+    threading.Thread(target=pump.run, name="outcomes", daemon=True).start()
+    try:
+        yield from pump.items()
+    finally:
+        pump.left.set()
+
+
+class _Pump(Generic[_Item]):
+    def __init__(self, source: Generator[_Item, None, None], over: Callable[[], bool]) -> None:
+        self._source, self._over = source, over
+        self._ready: queue.Queue[tuple[_Item] | BaseException | None] = queue.Queue(_AHEAD)
+        """Items, what was raised, or None at the end."""
+        self.left = threading.Event()
+
+    def run(self) -> None:
+        try:
+            for item in self._source:
+                if not self._put((item,)) or self._over():
+                    break
+            self._source.close()
+            self._put(None)
+        except BaseException as error:  # noqa: BLE001  # it belongs to who reads
+            self._put(error)
+
+    def items(self) -> Iterator[_Item]:
+        while True:
+            try:
+                found = self._ready.get(timeout=_POLL_S)
+            except queue.Empty:
+                if self._over():
+                    return
+                continue
+            if found is None:
+                return
+            if isinstance(found, BaseException):
+                raise found
+            yield found[0]
+
+    def _put(self, item: "tuple[_Item] | BaseException | None") -> bool:
+        """False when nobody reads any more."""
+        while not self.left.is_set():
+            try:
+                self._ready.put(item, timeout=_POLL_S)
+                return True
+            except queue.Full:
+                continue
+        return False
