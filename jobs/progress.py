@@ -3,68 +3,114 @@
 import sys
 import time
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.progress import Progress as Bar
+from rich.text import Text
 
+from pipeline.distributed.pace import Pace
 from pipeline.distributed.report import Progress
+from pipeline.rendering.counters import EngineCounters
 
 _LOG_EVERY_S = 10.0
 
 
 class Display:
-    """Use as a context. ``tell`` prints a sentence, ``update`` shows counts."""
+    """Use as a context. ``tell`` says what begins now, ``update`` shows counts."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
-        self._live = self._console.is_terminal
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[pace]}"),
-            console=self._console,
-            disable=not self._live,
+        self._phase = Bar(
+            SpinnerColumn(style="dim"), TextColumn("{task.description}", style="dim", markup=False), TimeElapsedColumn()
         )
-        self._task = self._bar.add_task("images", total=None, pace="", visible=False)
-        self._began: float | None = None
+        self._bar = Bar(
+            TextColumn("images"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TaskProgressColumn(),
+        )
+        self._images: TaskID | None = None
+        self._said = Text(style="dim")
+        shown = Group(self._phase, self._bar, self._said)
+        self._live = Live(shown, console=self._console, refresh_per_second=4)
+        self._pace: Pace | None = None
         self._logged = 0.0
 
     def __enter__(self) -> "Display":
-        self._bar.start()
+        if self._console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._console.is_terminal:
+            self._end_phase()
+            self._live.stop()
 
     def tell(self, sentence: str) -> None:
-        self._began = self._began or time.monotonic()
         if sentence.startswith("loading"):
-            self._began = time.monotonic()
-        if self._live:
-            self._console.print(sentence, style="dim", markup=False, emoji=False)
-        else:
+            self._pace = self._pace or Pace(time.monotonic())
+        if not self._console.is_terminal:
             print(sentence, file=sys.stderr, flush=True)
+        elif sentence.startswith("warning"):
+            self._console.print(sentence, style="yellow", markup=False, emoji=False)
+        else:
+            self._end_phase()
+            self._phase.add_task(sentence, total=None)
 
     def update(self, progress: Progress) -> None:
-        elapsed = time.monotonic() - (self._began or time.monotonic())
-        pace = describe_pace(progress, elapsed)
-        if self._live:
-            self._bar.update(
-                self._task, total=progress.total.images, completed=progress.images, pace=pace, visible=True
-            )
-        elif time.monotonic() - self._logged >= _LOG_EVERY_S or progress.images == progress.total.images:
-            self._logged = time.monotonic()
-            print(f"{progress.images}/{progress.total.images} images, {pace}", file=sys.stderr, flush=True)
+        now = time.monotonic()
+        self._pace = self._pace or Pace(now)
+        self._pace.note(now, progress)
+        said = describe(progress, self._pace, now)
+        if self._console.is_terminal:
+            self._end_phase()
+            if self._images is None:
+                self._images = self._bar.add_task("", total=progress.total.images)
+            self._bar.update(self._images, completed=progress.images)
+            self._said.plain = said
+        elif now - self._logged >= _LOG_EVERY_S or progress.images == progress.total.images:
+            self._logged = now
+            print(f"{progress.images}/{progress.total.images} images, {said}", file=sys.stderr, flush=True)
+
+    def _end_phase(self) -> None:
+        """What was begun before is done: it stays as a line with the time it took."""
+        for task in self._phase.tasks:
+            took = f"  {duration(task.elapsed or 0)}" if (task.elapsed or 0) >= 1 else ""
+            self._console.print(f"{task.description}{took}", style="dim", markup=False, emoji=False)
+            self._phase.remove_task(task.id)
 
 
-def describe_pace(progress: Progress, elapsed_s: float) -> str:
-    """Images a second and the time left, from evaluations: images of many steps take longer."""
-    if not progress.evaluations or elapsed_s <= 0:
-        return ""
-    left_s = elapsed_s * (progress.total.evaluations - progress.evaluations) / progress.evaluations
-    failed = f", {progress.failed} failed" if progress.failed else ""
-    return f"{progress.images / elapsed_s:.1f} images/s, {duration(left_s)} left{failed}"
+def describe(progress: Progress, pace: Pace, now_s: float) -> str:
+    """Images a second, the time left, who works and what the time goes to."""
+    parts = []
+    if (average := pace.images_per_s) is not None:
+        recently = pace.images_per_s_now
+        parts.append(f"{average:.1f} images/s" + (f" (now {recently:.1f})" if recently is not None else ""))
+    if (left_s := pace.left_s(now_s, progress)) is not None:
+        parts.append(f"{duration(left_s)} left")
+    if progress.failed:
+        parts.append(f"{progress.failed:,} failed")
+    if progress.workers:
+        parts.append(f"{progress.workers} worker{'s' * (progress.workers > 1)}")
+    if shares := time_split(progress.engine):
+        parts.append(shares)
+    return ", ".join(parts)
+
+
+def time_split(engine: EngineCounters) -> str:
+    """What the engines' time went to, in percent."""
+    stages = {"prompts": engine.encode_s, "denoising": engine.denoise_s, "decoding": engine.decode_s}
+    whole = sum(stages.values())
+    return " ".join(f"{name} {seconds / whole:.0%}" for name, seconds in stages.items()) if whole else ""
 
 
 def duration(seconds: float) -> str:

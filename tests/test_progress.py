@@ -1,8 +1,17 @@
 """What is shown of a launch."""
 
+import re
+
 import pytest
 
-from jobs.progress import Display
+from jobs.progress import Display, describe
+from pipeline.distributed.pace import Pace
+from pipeline.distributed.report import Progress
+from pipeline.planning.amount import Amount
+from pipeline.rendering.counters import EngineCounters
+
+TOTAL = Amount(images=100, evaluations=2000)
+ENGINE = EngineCounters(evaluations=1, encode_s=1.0, denoise_s=17.0, decode_s=2.0)
 
 
 @pytest.mark.parametrize("sentence", ["resolving model [/x]", "resolving model [bold]y", "hashing :smile:"])
@@ -13,3 +22,56 @@ def test_sentences_are_shown_as_they_are(
     with Display() as display:
         display.tell(sentence)
     assert sentence in capsys.readouterr().err
+
+
+def at(images: int, evaluations: int, **more: int) -> Progress:
+    return Progress(total=TOTAL, ok=images, evaluations=evaluations, workers=2, engine=ENGINE, **more)
+
+
+def test_the_time_left_follows_evaluations_and_not_images() -> None:
+    """20 s of loading, then a hundred evaluations a second; the first images have few steps, the others many."""
+    pace = Pace(0.0)
+    assert pace.left_s(5.0, at(0, 0)) is None
+    pace.note(24.0, at(40, 400))
+    assert pace.left_s(24.0, at(40, 400)) == pytest.approx(1600 * 24 / 400), "loading counts while there is one lump"
+    pace.note(28.0, at(60, 800))
+    pace.note(30.0, at(65, 1000))
+    assert pace.left_s(30.0, at(65, 1000)) == pytest.approx(10.0)
+    assert pace.left_s(34.0, at(65, 1000)) == pytest.approx(6.0), "time goes on between outcomes"
+    assert pace.left_s(99.0, at(65, 1000)) == 0
+    assert pace.images_per_s == pytest.approx(25 / 6)
+
+
+def test_the_rate_now_is_that_of_the_last_minute() -> None:
+    pace = Pace(0.0)
+    for second in range(0, 200, 10):
+        done = second if second < 100 else 100 + 3 * (second - 100)
+        pace.note(float(second), at(done, done))
+    assert pace.images_per_s == pytest.approx((100 + 3 * 90) / 190)
+    assert pace.images_per_s_now == pytest.approx(3.0)
+
+
+def test_what_is_said_of_it() -> None:
+    pace = Pace(0.0)
+    for second in (10, 20):
+        pace.note(float(second), at(second, 20 * second, failed=1))
+    said = describe(at(20, 400, failed=1), pace, 20.0)
+    assert said == "1.0 images/s, 1:20 left, 1 failed, 2 workers, prompts 5% denoising 85% decoding 10%"
+
+
+def test_phases_stay_with_their_time_and_logs_have_plain_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Display() as display:
+        display.tell("loading the model on 2 worker(s)")
+        display.update(at(1, 20))
+    said = capsys.readouterr().err
+    assert said.startswith("loading the model on 2 worker(s)\n1/100 images, ")
+    assert "\x1b" not in said
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with Display() as display:
+        display.tell("resolving model x")
+        display.tell("loading the model")
+        display.update(at(50, 1000))
+    said = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)
+    assert said.index("resolving model x") < said.index("loading the model") < said.index("50/100")

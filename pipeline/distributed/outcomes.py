@@ -118,6 +118,8 @@ class Tally:
             ok=self.progress.ok + outcomes.num_rows - failed.num_rows,
             failed=self.progress.failed + failed.num_rows,
             evaluations=self.progress.evaluations + (pc.sum(outcomes["evaluations"]).as_py() or 0),
+            workers=len(self.workers),
+            engine=self.worked.engine,
         )
 
     def _keep_latest(self, model_load: str, sums: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """What a launch tells while it runs and at its end, as values: this module loads neither torch nor Ray."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.output.finalize import Finalized
@@ -21,6 +21,10 @@ class Progress:
     ok: int = 0
     failed: int = 0
     evaluations: int = 0
+    workers: int = 0
+    """That have told of an outcome."""
+    engine: EngineCounters = field(default_factory=EngineCounters)
+    """Of all of them."""
 
     @property
     def images(self) -> int:
