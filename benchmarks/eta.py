@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.launched import made_tasks, surroundings, write_manifest
 from pipeline.config import load_job
 from pipeline.distributed.launch import LaunchOptions, launch
-from pipeline.distributed.pace import Pace
+from pipeline.distributed.pace import left_s
 from pipeline.distributed.report import Progress
 from pipeline.prepare import prepare
 
@@ -24,23 +24,15 @@ def told(folder: Path, images: int, workers: int, steps: tuple[int, ...]) -> lis
     settings: list[tuple[str, object]] = [("manifest", str(folder / "m.parquet")), ("output.uri", str(folder / "out"))]
     settings += [("workers.count", workers), ("workers.gpus", 0)]
     seen: list[tuple[float, float | None, float]] = []
-    pace: Pace | None = None
-
-    def tell(sentence: str) -> None:
-        nonlocal pace
-        if sentence.startswith("loading"):
-            pace = Pace(time.monotonic())
 
     def update(progress: Progress) -> None:
-        assert pace is not None
         now = time.monotonic()
-        pace.note(now, progress)
-        seen.append((progress.images / images, pace.left_s(now, progress), now))
+        seen.append((progress.images / images, left_s(now, progress), now))
 
     launch(
         prepare(load_job(None, settings, date.today())),
         LaunchOptions(address=None, cache_folder=folder / "cache"),
-        tell,
+        lambda _: None,
         update,
     )
     end = seen[-1][2]

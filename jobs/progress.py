@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from pipeline.distributed.pace import Pace
+from pipeline.distributed.pace import Pace, left_s
 from pipeline.distributed.report import Progress
 from pipeline.rendering.counters import EngineCounters
 
@@ -95,8 +95,8 @@ def describe(progress: Progress, pace: Pace, now_s: float) -> str:
     if (average := pace.images_per_s) is not None:
         recently = pace.images_per_s_now
         parts.append(f"{average:.1f} images/s" + (f" (now {recently:.1f})" if recently is not None else ""))
-    if (left_s := pace.left_s(now_s, progress)) is not None:
-        parts.append(f"{duration(left_s)} left")
+    if (left := left_s(now_s, progress)) is not None:
+        parts.append(f"{duration(left)} left")
     if progress.failed:
         parts.append(f"{progress.failed:,} failed")
     if progress.workers:

@@ -34,9 +34,9 @@ def worked(rows: int, requests: int) -> Worked:
 def test_shards_of_several_workers_add_up() -> None:
     one, other = Teller(worker="a:1", model_load="x"), Teller(worker="b:2", model_load="y")
     tally = Tally.of(Amount())
-    tally.take(one.told(metadata(5, 3), shard(5, 3), worked(60, 9)))
-    tally.take(one.told(metadata(0, 2), shard(0, 2), worked(21, 4)))  # written earlier, told later
-    tally.take(other.told(metadata(8, 1, "failed"), shard(8, 1), worked(10, 2)))
+    tally.take(one.told(metadata(5, 3), shard(5, 3), worked(60, 9)), 0.0)
+    tally.take(one.told(metadata(0, 2), shard(0, 2), worked(21, 4)), 0.0)  # written earlier, told later
+    tally.take(other.told(metadata(8, 1, "failed"), shard(8, 1), worked(10, 2)), 0.0)
     assert (tally.progress.ok, tally.progress.failed, tally.progress.evaluations) == (5, 1, 33 + 21 + 10)
     assert (tally.workers, tally.model_loads, tally.encode_s) == ({"a:1", "b:2"}, 2, 3.0)
     assert tally.worked == worked(70, 11)
@@ -49,13 +49,13 @@ def test_shards_of_several_workers_add_up() -> None:
 def test_evaluations_follow_their_tasks() -> None:
     """A worker that stops early commits some tasks of a shard only."""
     teller, tally = Teller(worker="a:1", model_load="x"), Tally.of(Amount())
-    tally.take(teller.told(metadata(2, 1), shard(0, 4), worked(12, 1)))
+    tally.take(teller.told(metadata(2, 1), shard(0, 4), worked(12, 1)), 0.0)
     assert tally.progress.evaluations == 12
 
 
 def test_a_shard_that_was_not_begun_counts_for_nothing() -> None:
     teller, tally = Teller(worker="a:1", model_load="x"), Tally.of(Amount())
-    tally.take(teller.stopped(worked(0, 3)))
+    tally.take(teller.stopped(worked(0, 3)), 0.0)
     assert tally.progress.images == 0
     assert (tally.worked.traffic.requests, tally.workers) == (3, {"a:1"})
 
@@ -63,5 +63,5 @@ def test_a_shard_that_was_not_begun_counts_for_nothing() -> None:
 def test_the_first_failures_are_shown() -> None:
     teller, tally = Teller(worker="a:1", model_load="x"), Tally.of(Amount())
     for first in range(0, 3 * SHOWN_FAILURES, 4):
-        tally.take(teller.told(metadata(first, 4, "failed"), shard(first, 4), worked(1, 1)))
+        tally.take(teller.told(metadata(first, 4, "failed"), shard(first, 4), worked(1, 1)), 0.0)
     assert len(tally.failures) == SHOWN_FAILURES

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from jobs.progress import Display, describe
-from pipeline.distributed.pace import Pace
-from pipeline.distributed.report import Progress
+from pipeline.distributed.pace import Pace, left_s
+from pipeline.distributed.report import Progress, Telling
 from pipeline.planning.amount import Amount
 from pipeline.rendering.counters import EngineCounters
 
@@ -24,22 +24,28 @@ def test_sentences_are_shown_as_they_are(
     assert sentence in capsys.readouterr().err
 
 
-def at(images: int, evaluations: int, **more: int) -> Progress:
-    return Progress(total=TOTAL, ok=images, evaluations=evaluations, workers=2, engine=ENGINE, **more)
+def at(images: int, evaluations: int, *tellings: Telling, failed: int = 0) -> Progress:
+    return Progress(
+        total=TOTAL, ok=images, evaluations=evaluations, failed=failed, workers=2, tellings=tellings, engine=ENGINE
+    )
 
 
 def test_the_time_left_follows_evaluations_and_not_images() -> None:
-    """20 s of loading, then a hundred evaluations a second; the first images have few steps, the others many."""
-    pace = Pace(0.0)
-    assert pace.left_s(5.0, at(0, 0)) is None
-    pace.note(24.0, at(40, 400))
-    assert pace.left_s(24.0, at(40, 400)) == pytest.approx(1600 * 24 / 400), "loading counts while there is one lump"
-    pace.note(28.0, at(60, 800))
-    pace.note(30.0, at(65, 1000))
-    assert pace.left_s(30.0, at(65, 1000)) == pytest.approx(10.0)
-    assert pace.left_s(34.0, at(65, 1000)) == pytest.approx(6.0), "time goes on between outcomes"
-    assert pace.left_s(99.0, at(65, 1000)) == 0
-    assert pace.images_per_s == pytest.approx(25 / 6)
+    """Two workers of 50 evaluations a second each; the first images have few steps, the others many."""
+    assert left_s(5.0, at(0, 0)) is None
+    one = Telling(at_s=24.0, evaluations=300, busy_s=6.0, committed=200, first_at_s=24.0, first_evaluations=300)
+    assert left_s(24.0, at(40, 200, one)) == pytest.approx((2000 - 300) / 50), "its engine's own clock, at first"
+    other = Telling(at_s=26.0, evaluations=400, busy_s=9.0, committed=400, first_at_s=22.0, first_evaluations=200)
+    both = at(60, 600, one, other)
+    assert left_s(26.0, both) == pytest.approx((2000 - 300 - 2 * 50 - 400) / 100), "what is under way counts"
+    assert left_s(30.0, both) == pytest.approx(8.0), "time goes on between outcomes"
+    assert left_s(99.0, both) == 0
+
+
+def test_a_process_that_is_gone_counts_for_nothing() -> None:
+    gone = Telling(at_s=0.0, evaluations=500, busy_s=5.0, committed=100, first_at_s=0.0, first_evaluations=500)
+    alive = Telling(at_s=990.0, evaluations=900, busy_s=9.0, committed=900, first_at_s=970.0, first_evaluations=700)
+    assert left_s(1000.0, at(50, 1000, gone, alive)) == pytest.approx(1000 / 10 - 10)
 
 
 def test_the_rate_now_is_that_of_the_last_minute() -> None:
@@ -54,8 +60,9 @@ def test_the_rate_now_is_that_of_the_last_minute() -> None:
 def test_what_is_said_of_it() -> None:
     pace = Pace(0.0)
     for second in (10, 20):
-        pace.note(float(second), at(second, 20 * second, failed=1))
-    said = describe(at(20, 400, failed=1), pace, 20.0)
+        pace.note(float(second), at(second - 1, 20 * second, failed=1))
+    telling = Telling(at_s=20.0, evaluations=400, busy_s=9.0, committed=400, first_at_s=10.0, first_evaluations=200)
+    said = describe(at(19, 400, telling, failed=1), pace, 20.0)
     assert said == "1.0 images/s, 1:20 left, 1 failed, 2 workers, prompts 5% denoising 85% decoding 10%"
 
 

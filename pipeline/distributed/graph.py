@@ -148,7 +148,8 @@ def run_wave(
         )
     )
     try:
-        yield from outcomes.iter_batches(batch_size=None, batch_format="pyarrow")
+        # Prefetching would keep every table back until the next one is there.
+        yield from outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     except ray.exceptions.RayError as error:
         raise _ours(error) from error
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.distributed.report import Progress
+from pipeline.distributed.report import Progress, Telling
 from pipeline.identity import Ids, ids_from_bytes
 from pipeline.output.schema import METADATA_SCHEMA
 from pipeline.planning.amount import Amount
@@ -86,6 +86,7 @@ class Tally:
     encode_s: float = 0.0
     """Of images, in threads beside the engines."""
     _worked: dict[str, Worked] = field(default_factory=dict)
+    _tellings: dict[str, Telling] = field(default_factory=dict)
 
     @classmethod
     def of(cls, total: Amount) -> "Tally":
@@ -101,11 +102,13 @@ class Tally:
         """What all processes together have done."""
         return sum(self._worked.values(), Worked())
 
-    def take(self, told: pa.Table) -> None:
-        """Add a worker's table."""
+    def take(self, told: pa.Table, now_s: float) -> None:
+        """Add a worker's table, which arrived now, by a monotonic clock."""
         self.workers.update(told["worker"].unique().to_pylist())
         for row in told.group_by("model_load").aggregate([(name, "max") for name in _SUM.values()]).to_pylist():
             self._keep_latest(row["model_load"], {name: row[f"{column}_max"] for name, column in _SUM.items()})
+            own = told.filter(pc.equal(told["model_load"], row["model_load"]))
+            self._note(row["model_load"], now_s, pc.sum(own["evaluations"]).as_py() or 0)
         outcomes = told.filter(pc.not_equal(told["status"], STOPPED))
         self.told.update(outcomes["model_load"].to_pylist())
         self.reported.append(ids_from_bytes(bytes.fromhex("".join(outcomes["task_id"].to_pylist()))))
@@ -119,7 +122,20 @@ class Tally:
             failed=self.progress.failed + failed.num_rows,
             evaluations=self.progress.evaluations + (pc.sum(outcomes["evaluations"]).as_py() or 0),
             workers=len(self.workers),
+            tellings=tuple(self._tellings.values()),
             engine=self.worked.engine,
+        )
+
+    def _note(self, model_load: str, now_s: float, committed: int) -> None:
+        engine = self._worked[model_load].engine
+        before = self._tellings.get(model_load)
+        self._tellings[model_load] = Telling(
+            at_s=now_s,
+            evaluations=engine.evaluations,
+            busy_s=engine.busy_s,
+            committed=committed + (before.committed if before else 0),
+            first_at_s=before.first_at_s if before else now_s,
+            first_evaluations=before.first_evaluations if before else engine.evaluations,
         )
 
     def _keep_latest(self, model_load: str, sums: Mapping[str, Any]) -> None:

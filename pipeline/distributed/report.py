@@ -14,6 +14,30 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Telling:
+    """A worker's process by what it told last."""
+
+    at_s: float
+    """When, by the driver's monotonic clock."""
+    evaluations: int
+    """Through its engine, of images under way too."""
+    busy_s: float
+    """Of its engine."""
+    committed: int = 0
+    """Evaluations of images that have an outcome."""
+    first_at_s: float
+    first_evaluations: int
+    """When it told first, and what."""
+
+    @property
+    def rate(self) -> float:
+        """Evaluations per second, between the first time and the last; by its engine's own clock before."""
+        if self.at_s > self.first_at_s:
+            return (self.evaluations - self.first_evaluations) / (self.at_s - self.first_at_s)
+        return self.evaluations / self.busy_s if self.busy_s else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """How far a launch is; counts are of this launch."""
 
@@ -23,6 +47,7 @@ class Progress:
     evaluations: int = 0
     workers: int = 0
     """That have told of an outcome."""
+    tellings: tuple[Telling, ...] = ()
     engine: EngineCounters = field(default_factory=EngineCounters)
     """Of all of them."""
 

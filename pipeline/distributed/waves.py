@@ -73,7 +73,7 @@ class Waves:
         for _ in range(MAX_WAVES):
             began = time.monotonic()
             for outcomes in self._wave(done):
-                self.tally.take(outcomes)
+                self.tally.take(outcomes, time.monotonic())
                 self._on_progress(self.tally.progress)
             self._busy_s += time.monotonic() - began
             done = self._done()

@@ -18,6 +18,11 @@ class EngineCounters:
     decode_s: float = 0.0
 
     @property
+    def busy_s(self) -> float:
+        """All stages."""
+        return self.encode_s + self.denoise_s + self.decode_s
+
+    @property
     def real_rows(self) -> float:
         """Fraction of the denoiser's rows that were tasks'; 0 before its first call."""
         return self.evaluations / max(1, self.evaluations + self.padded_rows)
