@@ -121,6 +121,7 @@ class _Launch:
     def _render(self, work: "_Work", seen: Run | None, known: Run | None, model: ModelFiles) -> "Waves":
         """All waves, between the two notes of the launch."""
         # Imported here: torch and Ray take seconds, which only a launch that has something to render should pay.
+        from pipeline.distributed.draining import watched
         from pipeline.distributed.graph import connect, device_of
         from pipeline.distributed.stopping import Stop, make_board
         from pipeline.distributed.waves import Waves, Work
@@ -148,7 +149,7 @@ class _Launch:
         spec = self._spec(run, model, pool, note.launch_id, board)
         waves = Waves(wanted, spec, replace(pool, workers=workers), store, stop, tell, self._on_progress)
         tell(f"loading the model on {workers} worker(s)")
-        with kept_alive(store, note), stop.listening(board, self._seconds_left()):
+        with kept_alive(store, note), stop.listening(board, self._seconds_left()), watched(board, tell):
             waves.run()
         check_still_bound(store, run)
         write_note(store, _finished(note, waves))

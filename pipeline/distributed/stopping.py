@@ -13,6 +13,7 @@ import ray
 from pipeline.distributed.report import Tell
 
 Reason = Literal["interrupted", "time"]
+Why = Literal["stop", "leave"]
 GRACE_S = 120.0
 """So long workers may take to finish what they have begun."""
 LATE_S = 15.0
@@ -21,17 +22,21 @@ _POLL_S = 0.2
 
 
 class _Board:
-    """Where workers learn that the launch stops. An actor; its methods run in one event loop."""
+    """Where workers learn that the launch stops, or their node. An actor; its methods run in one event loop."""
 
     def __init__(self) -> None:
-        self._stop = asyncio.Event()
+        self._changed = asyncio.Condition()
+        self._stopped = False
+        self._leaving: set[str] = set()
         self._working: set[str] = set()
         self._told: dict[str, int] = {}
 
-    async def wait_for_stop(self, worker: str) -> None:
-        """Returns when the launch stops; the worker then has to say when it is idle."""
+    async def wait(self, worker: str, node_id: str) -> Why:
+        """Returns when the launch stops or the node is about to leave; the worker then has to say when it is idle."""
         self._working.add(worker)
-        await self._stop.wait()
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._stopped or node_id in self._leaving)
+        return "stop" if self._stopped else "leave"
 
     async def idle(self, worker: str, outcomes: int) -> None:
         """It has nothing in hand any more, and has told of so many tasks since it began."""
@@ -42,7 +47,14 @@ class _Board:
         return self._told
 
     async def stop(self) -> None:
-        self._stop.set()
+        async with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    async def leave(self, node_id: str) -> None:
+        async with self._changed:
+            self._leaving.add(node_id)
+            self._changed.notify_all()
 
     async def working(self) -> int:
         return len(self._working)

@@ -24,7 +24,8 @@ from pipeline.planning.tasks import Space, planned_amount
 from pipeline.prepare import Prepared, numbered_batches
 from pipeline.storage.base import ObjectStore
 
-MAX_WAVES = 5
+MAX_POOR_WAVES = 5
+"""So many may bring less than half of what was missing: machines that leave cost a wave some of its images."""
 SILENCE_S = 90.0
 """Without an outcome for so long after the start, people are told what the cluster has."""
 
@@ -69,9 +70,9 @@ class Waves:
 
     def run(self) -> None:
         """Ends when nothing is missing, or stopped. What counts is what the store holds, not what workers report."""
-        done = self._work.committed
-        for _ in range(MAX_WAVES):
-            began = time.monotonic()
+        done, poor = self._work.committed, 0
+        while poor < MAX_POOR_WAVES:
+            before, began = self.missing.images, time.monotonic()
             for outcomes in self._wave(done):
                 self.tally.take(outcomes, time.monotonic())
                 self._on_progress(self.tally.progress)
@@ -80,7 +81,8 @@ class Waves:
             self.missing = self._missing(done)
             if not self.missing.images or self.stop.reason:
                 return
-        raise JobBrokenError(f"{self.missing.images} images have no outcome after {MAX_WAVES} waves")
+            poor += 2 * self.missing.images > before
+        raise JobBrokenError(f"{self.missing.images} images have no outcome after {poor} waves that brought few")
 
     def _done(self) -> IdSet:
         """Everything with an outcome that counts, from the store."""

@@ -15,12 +15,13 @@ import pyarrow as pa
 import ray
 import torch
 
+from pipeline.distributed.draining import draining_nodes
 from pipeline.distributed.leases import DEATHS_BEFORE_ALONE, Floor, Suspicions
 from pipeline.distributed.outcomes import Teller, Worked
 from pipeline.distributed.runner import ShardRunner, tasks_of
 from pipeline.distributed.shards import unpack
 from pipeline.distributed.spec import WorkerSpec
-from pipeline.distributed.watchdog import die, watch
+from pipeline.distributed.watchdog import die, leave, watch
 from pipeline.errors import DarkroomError, ModelError
 from pipeline.identity import part_id
 from pipeline.model.fingerprint import DigestCache, fingerprint
@@ -32,6 +33,9 @@ from pipeline.rendering.renderer import load_renderer
 from pipeline.rendering.results import Failed
 from pipeline.storage.location import open_store
 
+FAREWELL_S = 2.0
+"""For the last outcomes to be on their way before the process ends."""
+
 
 class RenderWorker:
     """Loads the model once and renders every shard it is given. Used by Ray Data as a map over blocks."""
@@ -39,7 +43,8 @@ class RenderWorker:
     def __init__(self, spec: WorkerSpec) -> None:
         self._broken: DarkroomError | None = None
         self._process = Process(node_id=ray.get_runtime_context().get_node_id(), process_id=uuid.uuid4().hex)
-        self._floor, self._stopping, self._in_hand, self._told = Floor(), False, 0, 0
+        self._floor, self._in_hand, self._told = Floor(), 0, 0
+        self._stopping = self._leaving = False
         try:
             self._load(spec)
         except DarkroomError as error:  # Ray would only try again; the first shard tells the driver
@@ -79,6 +84,8 @@ class RenderWorker:
 
     async def _render(self, shard: pa.Table) -> pa.Table:
         """The outcomes of a shard; a row that says so when the launch stops before it is begun."""
+        if self._leaving:
+            await _for_ever()
         if self._stopping:
             return self._teller.stopped(self._worked())
         name = part_id(shard["task_id"].to_pylist())
@@ -94,6 +101,8 @@ class RenderWorker:
             self._told += rows.num_rows
         finally:
             self._in_hand -= 1
+        if self._leaving and not rows.num_rows:
+            await _for_ever()
         return self._teller.told(rows, shard, self._worked())
 
     def _worked(self) -> Worked:
@@ -134,17 +143,26 @@ class RenderWorker:
         return part.commit()
 
     def _follow(self, board: Any) -> None:
-        """Learn that the launch stops, and tell when nothing is in hand any more."""
-        me = self._process.process_id
+        """Learn that the launch stops, or this node, and tell when nothing is in hand any more."""
+        me = self._process
         with suppress(ray.exceptions.RayError):  # the driver is gone, and Ray ends this process
-            ray.get(board.wait_for_stop.remote(me))
+            why = ray.get(board.wait.remote(me.process_id, me.node_id))
+            self._leaving = why == "leave"
             self._stopping = True
             self._runner.stop()
             while self._in_hand:
                 time.sleep(0.05)
-            ray.get(board.idle.remote(me, self._told))
+            ray.get(board.idle.remote(me.process_id, self._told))
+            if self._leaving:
+                time.sleep(FAREWELL_S)
+                leave()
+
+
+async def _for_ever() -> None:
+    """A shard that was not begun here: when this process has left, Ray gives it to another."""
+    await asyncio.Event().wait()
 
 
 def node_gone(node_id: str) -> bool:
-    """Whether a node is no longer part of the cluster."""
-    return not any(node["Alive"] and node["NodeID"] == node_id for node in ray.nodes())
+    """Whether a node is no longer part of the cluster, or about to leave it."""
+    return node_id in draining_nodes() or not any(node["Alive"] and node["NodeID"] == node_id for node in ray.nodes())
