@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt,
 
 from pipeline import sweep
 from pipeline.errors import InputError, JobFileError
-from pipeline.output.layout import Format, Layout
+from pipeline.output.layout import Format, Layout, Setting
 from pipeline.schedulers import scheduler_of
 
 _Filled = Annotated[str, Field(pattern=r"\S")]
@@ -47,6 +47,11 @@ def _seconds(given: Any) -> Any:
     if not total:
         raise ValueError("not a time")
     return float(total)
+
+
+def _off(given: Any) -> Any:
+    """YAML reads a bare off as false."""
+    return "off" if given is False else given
 
 
 _UNKNOWN = ("extra_forbidden", "invalid_key")
@@ -116,11 +121,8 @@ class OutputSection(_Section):
     layout: Annotated[Layout, _allowed("files, webdataset or parquet")] = "files"
     format: Annotated[Format, _allowed("png, webp or jpeg")] = "png"
     jpeg_quality: Annotated[int, Field(ge=1, le=100), _allowed("a whole number from 1 to 100")] = 95
-    provenance: Annotated[
-        Literal["full"],
-        _not_yet("output.provenance", "full", lambda given: given in ("no_prompt", "off") or given is False),
-        _allowed("full"),
-    ] = "full"
+    provenance: Annotated[Setting, BeforeValidator(_off), _allowed("full, no_prompt or off")] = "full"
+    """What image files say of their making."""
 
 
 class RenderSection(_Section):

@@ -56,7 +56,7 @@ class Prepared:
     def packing(self) -> Packing:
         output = self.job.output
         quality = output.jpeg_quality if output.format == "jpeg" else None
-        return Packing(layout=output.layout, format=output.format, jpeg_quality=quality)
+        return Packing(layout=output.layout, format=output.format, jpeg_quality=quality, provenance=output.provenance)
 
     def constants(self, model_fingerprint: str, dtype: str) -> RunConstants:
         return RunConstants(

@@ -125,8 +125,6 @@ workers: {count: auto, gpus: auto, cpus: 1}
 @pytest.mark.parametrize(
     ("setting", "allowed"),
     [
-        ("output.provenance=off", "full"),
-        ("output.provenance=no_prompt", "full"),
         ("workers.count={min: 1, max: 4}", "auto, or a whole number from 1"),
     ],
 )
@@ -134,6 +132,15 @@ def test_what_is_not_built_yet_says_so(setting: str, allowed: str) -> None:
     with pytest.raises(JobFileError, match="not yet supported") as caught:
         set_to(setting)
     assert caught.value.allowed == allowed
+
+
+@pytest.mark.parametrize("setting", ["full", "no_prompt", "off"])
+def test_provenance(tmp_path: Path, setting: str) -> None:
+    """A bare off is false to YAML."""
+    assert job_of(tmp_path, f"output: {{provenance: {setting}}}").output.provenance == setting
+    with pytest.raises(JobFileError, match=r"output\.provenance") as caught:
+        set_to("output.provenance=true")
+    assert caught.value.allowed == "full, no_prompt or off"
 
 
 def leaves(kind: type[BaseModel], above: str = "") -> Iterator[tuple[str, str | None]]:

@@ -74,6 +74,8 @@ def bind(
             )
         for difference in differences:
             tell(f"warning: {difference}")
+        if known.packing.provenance is None and prepared.packing.provenance != "off":
+            tell("warning: this run began before image files had a provenance; its further ones have none either")
         return replace(known, numerics=numerics)
     run = Run(
         model_id=prepared.source.model_id,

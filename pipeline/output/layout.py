@@ -5,6 +5,8 @@ from typing import Literal
 
 Layout = Literal["files", "webdataset", "parquet"]
 Format = Literal["png", "webp", "jpeg"]
+Setting = Literal["full", "no_prompt", "off"]
+"""What image files say of their making (``provenance.py``): all, all but the prompts, nothing."""
 
 EXTENSIONS: dict[Format, str] = {"png": "png", "webp": "webp", "jpeg": "jpg"}
 
@@ -32,6 +34,8 @@ class Packing:
     format: Format = "png"
     jpeg_quality: int | None = None
     """1 to 100; None where the format is another."""
+    provenance: Setting | None = None
+    """None in runs that began before there was a choice: their files say nothing."""
 
 
 PNG_FILES = Packing()
