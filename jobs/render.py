@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import options
+from jobs.prompt import NO_MANIFEST, with_prompt
 from pipeline.errors import InputError
 from pipeline.prepare import prepare
 
@@ -25,6 +26,12 @@ def render(
     schedulers: options.Schedulers = None,
     sizes: options.Sizes = None,
     output: options.Output = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", metavar="TEXT", help="Render this prompt; no manifest is needed.")
+    ] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option("--negative-prompt", metavar="TEXT", help="With --prompt.")
+    ] = None,
     skip_bad_rows: options.SkipBadRows = False,
     limit: options.Limit = None,
     sample: options.Sample = None,
@@ -40,12 +47,19 @@ def render(
 
     Example: darkroom render jobs/demo.yaml
     """
+    if prompt is None and negative_prompt is not None:
+        raise InputError("--negative-prompt goes with --prompt", allowed="both, or neither")
+    if prompt is not None and manifest is not None:
+        raise InputError("--prompt and --manifest exclude each other", allowed="one of them")
     given = options.load(
-        job, settings, manifest=manifest, model__id=model, sweep__seeds=seeds, sweep__guidance_scales=guidance_scales,
-        sweep__num_inference_steps=steps, sweep__schedulers=schedulers, sweep__sizes=sizes, output__uri=output,
+        job, settings, manifest=NO_MANIFEST if prompt is not None else manifest, model__id=model, sweep__seeds=seeds,
+        sweep__guidance_scales=guidance_scales, sweep__num_inference_steps=steps, sweep__schedulers=schedulers,
+        sweep__sizes=sizes, output__uri=output,
     )  # fmt: skip
     if limit is not None and sample is not None:
         raise InputError("--limit and --sample exclude each other", allowed="one of them")
+    if prompt is not None:
+        given = with_prompt(given, prompt, negative_prompt)
     prepared = prepare(given, skip_bad_rows=skip_bad_rows)
     for row in prepared.rejected:
         typer.echo(f"skipped: {row}", err=True)

@@ -14,6 +14,7 @@ RUN_KEY = "_darkroom/run.json"
 INDEX_PREFIX = "_darkroom/index/"
 LAUNCHES_PREFIX = "_darkroom/launches/"
 REQUESTS_PREFIX = "_darkroom/requests/"
+PROMPTS_PREFIX = "_darkroom/prompts/"
 ATTEMPTS_PREFIX = "_darkroom/attempts/"
 FINALIZED_KEY = "_darkroom/finalized.json"
 PARTS_PREFIX = "metadata/"
@@ -77,6 +78,11 @@ def part_key(part_id: str, file_sha256: str) -> str:
 def requests_key(digest: str) -> str:
     """``_darkroom/requests/<digest of its own bytes>.parquet``."""
     return f"{REQUESTS_PREFIX}{digest}.parquet"
+
+
+def prompt_key(digest: str) -> str:
+    """``_darkroom/prompts/<digest of the prompts>.parquet``: the manifest of a job about one prompt."""
+    return f"{PROMPTS_PREFIX}{digest}.parquet"
 
 
 def part_of_key(key: str) -> str:
