@@ -101,6 +101,9 @@ def _as_text(report: "Report") -> str:
     traffic = report.traffic
     retried = f", {traffic.retries:,} of them again" if traffic.retries else ""
     lines.append(f"store      {traffic.requests:,} requests{retried}; {traffic.bytes_put / 1e6:,.1f} MB written")
+    if report.verdicts:
+        counts = sorted(report.verdicts.items(), key=lambda count: -count[1])
+        lines.append(f"verdicts   {', '.join(f'{number:,} {verdict}' for verdict, number in counts)}")
     if report.worker_deaths:
         lines.append(f"deaths     {report.worker_deaths} worker deaths; what they had in hand was rendered again")
     if report.stopped:

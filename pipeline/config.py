@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -15,6 +15,7 @@ from pipeline import sweep
 from pipeline.errors import InputError, JobFileError
 from pipeline.output.layout import Format, Layout, Setting
 from pipeline.schedulers import scheduler_of
+from pipeline.strict_yaml import parse_yaml, yaml_reason
 
 _Filled = Annotated[str, Field(pattern=r"\S")]
 
@@ -125,6 +126,11 @@ class OutputSection(_Section):
     """What image files say of their making."""
 
 
+class PromptsSection(_Section):
+    blocklist: Annotated[_Filled | None, _allowed("a text file, one term a line; local or s3://; or null")] = None
+    """Rows whose prompt holds one of its terms are rejected."""
+
+
 class RenderSection(_Section):
     rows: Annotated[
         Literal["auto"] | Annotated[int, Field(ge=2, le=1024)], _allowed("auto, or a whole number from 2 to 1024")
@@ -140,6 +146,10 @@ class RenderSection(_Section):
         float | None, BeforeValidator(_seconds), _allowed("a time such as 6h, 90m or 1h30m, or null")
     ] = None
     """Seconds after which no image is begun; what has begun is finished and committed."""
+    safety_checker: Annotated[Literal["flag", "drop", "off"], BeforeValidator(_off), _allowed("flag, drop or off")] = (
+        "flag"
+    )
+    """What becomes of images that the model's own checker flags; off does not load it."""
     watchdog: Annotated[float, BeforeValidator(_seconds), _allowed("a time such as 15m")] = 900.0
     """Seconds one step of the engine may take, compiling included, before its process is taken to hang."""
 
@@ -172,6 +182,7 @@ class Job(_Section):
     manifest_columns: Annotated[dict[str, str], _allowed("a mapping of their column names to ours")] = Field(
         default_factory=dict
     )
+    prompts: PromptsSection = Field(default_factory=PromptsSection)
     sweep: SweepSection = Field(default_factory=SweepSection)
     output: OutputSection = Field(default_factory=OutputSection)
     render: RenderSection = Field(default_factory=RenderSection)
@@ -216,55 +227,16 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not equals or not all(key.split(".")):
         raise JobFileError("this setting has no key or no value", where="--set", value=text, allowed="key.sub=value")
     try:
-        return key, _parse_yaml(value)
+        return key, parse_yaml(value)
     except yaml.YAMLError as error:
         raise JobFileError(
-            f"this setting is not YAML: {_yaml_reason(error)}", where="--set", value=text, allowed="key.sub=value"
+            f"this setting is not YAML: {yaml_reason(error)}", where="--set", value=text, allowed="key.sub=value"
         ) from None
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key written twice, where YAML would silently keep the last. Dates are texts."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012  # as PyYAML has it
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, TypeError, LookupError, AttributeError):  # PyYAML's, for what only looks like a number
-            kind = node.tag.rpartition(":")[2]
-            raise yaml.constructor.ConstructorError(
-                None, None, f"this is no {kind}; a text can be put in quotes", node.start_mark
-            ) from None
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                continue  # refused below
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _parse_yaml(text: str) -> Any:
-    """``yaml.YAMLError`` for whatever it cannot be read for."""
-    try:
-        return yaml.load(text, _StrictLoader)  # noqa: S506  # a SafeLoader
-    except RecursionError:
-        raise yaml.YAMLError("it is nested too deeply") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        read = _parse_yaml(path.read_text("utf-8"))
+        read = parse_yaml(path.read_text("utf-8"))
     except FileNotFoundError:
         raise JobFileError("there is no such job file", where="JOB", value=str(path), allowed="a YAML file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -274,17 +246,13 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
     except yaml.YAMLError as error:
         raise JobFileError(
-            f"the job file is not plain YAML: {_yaml_reason(error)}",
+            f"the job file is not plain YAML: {yaml_reason(error)}",
             where=_yaml_place(path, error),
             allowed="mappings, lists, texts, numbers; no tags, no key twice",
         ) from None
     if not isinstance(read, dict):
         raise JobFileError("the job file is not a mapping of keys", where=str(path), value=read, allowed=_keys(Job))
     return read
-
-
-def _yaml_reason(error: yaml.YAMLError) -> str:
-    return str(getattr(error, "problem", None) or error).splitlines()[0]
 
 
 def _yaml_place(path: Path, error: yaml.YAMLError) -> str:

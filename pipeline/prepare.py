@@ -12,12 +12,14 @@ import numpy as np
 from pipeline.config import Job
 from pipeline.errors import JobFileError, RunMismatchError
 from pipeline.identity import RunConstants
+from pipeline.manifest.blocklist import read_blocklist
 from pipeline.manifest.check import CheckResult, rejection_error
 from pipeline.manifest.open import Manifest, Split, open_manifest
 from pipeline.manifest.read import Batch, read_rows
 from pipeline.manifest.rules import RowRules
 from pipeline.manifest.verdicts import RejectedRow
 from pipeline.model.facts import ModelFacts, read_facts
+from pipeline.model.files import has_checker
 from pipeline.model.resolve import LoraSource, ModelSource
 from pipeline.output.layout import Packing
 from pipeline.output.run import Run, check_same_packing, check_same_pixels
@@ -73,8 +75,21 @@ def prepare(job: Job, *, skip_bad_rows: bool = False) -> Prepared:
     Rejected rows are an error unless ``skip_bad_rows``.
     """
     loras = tuple(LoraSource(lora_id=lora.id, weight=lora.weight) for lora in job.model.loras)
-    source = ModelSource(model_id=job.model.id, revision=job.model.revision, loras=loras)
-    model = read_facts(source.folder(weights=False), single=bool(job.model.call))
+    source = ModelSource(
+        model_id=job.model.id,
+        revision=job.model.revision,
+        loras=loras,
+        checked=job.render.safety_checker != "off",
+    )
+    folder = source.folder(weights=False)
+    model = read_facts(folder, single=bool(job.model.call))
+    if job.render.safety_checker == "drop" and not has_checker(folder):
+        raise JobFileError(
+            "this model has no safety checker that could flag an image",
+            where="render.safety_checker",
+            value="drop",
+            allowed="flag or off for this model",
+        )
     axes = _axes(job, model)
     rules = RowRules(
         size_factor=model.size_factor,
@@ -84,6 +99,7 @@ def prepare(job: Job, *, skip_bad_rows: bool = False) -> Prepared:
         max_seed=MAX_SEED,
         max_steps=MAX_STEPS,
         max_guidance=MAX_GUIDANCE,
+        blocklist=read_blocklist(job.prompts.blocklist, s3_settings(job)) if job.prompts.blocklist else None,
     )
     manifest = open_manifest(job.manifest, columns=job.manifest_columns, rules=rules, s3=s3_settings(job))
     rejections = _Rejections(manifest, axes, model)

@@ -8,7 +8,7 @@ import pipeline
 from pipeline.distributed.report import Tell
 from pipeline.distributed.spec import Device, Pool
 from pipeline.errors import RunMismatchError
-from pipeline.model.facts import check_weights, resolved_dtype
+from pipeline.model.facts import check_checker, check_weights, resolved_dtype
 from pipeline.model.fingerprint import DigestCache, fingerprint
 from pipeline.model.resolve import ModelSource
 from pipeline.output.run import (
@@ -42,6 +42,8 @@ def find_model(prepared: Prepared, known: Run | None, cache_folder: Path, tell: 
     source = source.pinned()
     folder = source.folder()
     check_weights(folder)
+    if source.checked:
+        check_checker(folder)
     tell(f"checking the files of {source.model_id}")
     digest = fingerprint(folder, DigestCache(cache_folder), source.lora_files())
     return ModelFiles(source=source, folder=folder, fingerprint=digest)

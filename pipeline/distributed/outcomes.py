@@ -3,6 +3,7 @@
 This module loads neither torch nor Ray.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -80,6 +81,8 @@ class Tally:
     """The first tasks that failed."""
     reported: list[Ids] = field(default_factory=list)
     workers: set[str] = field(default_factory=set)
+    verdicts: Counter[str] = field(default_factory=Counter)
+    """Of images and failures, but for ``ok``."""
     encode_s: float = 0.0
     """Of images, in threads beside the engines."""
     _worked: dict[str, Worked] = field(default_factory=dict)
@@ -105,6 +108,7 @@ class Tally:
             self._keep_latest(row["model_load"], {name: row[f"{column}_max"] for name, column in _SUM.items()})
         outcomes = told.filter(pc.not_equal(told["status"], STOPPED))
         self.reported.append(ids_from_bytes(bytes.fromhex("".join(outcomes["task_id"].to_pylist()))))
+        self.verdicts.update(verdict for verdict in outcomes["verdict"].to_pylist() if verdict not in (None, "ok"))
         failed = outcomes.filter(pc.equal(outcomes["status"], "failed"))
         shown = failed.slice(0, max(0, SHOWN_FAILURES - len(self.failures)))
         self.failures += shown.select([*OUTCOME_COLUMNS]).to_pylist()

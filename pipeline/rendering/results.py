@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from pipeline.recipe import RenderTask
 
-Stage = Literal["encode", "denoise", "decode", "process"]
-Verdict = Literal["error", "nan_latents", "quarantined"]
+Stage = Literal["encode", "denoise", "decode", "check", "process"]
+Verdict = Literal["error", "nan_latents", "flagged", "quarantined"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,6 +26,8 @@ class Rendered:
     render_s: float
     """This image's share of the engine's time."""
     device: str
+    flagged: bool = False
+    """The model's own safety checker says that it is not safe."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
