@@ -65,8 +65,8 @@ def _find(
     """
     run = None
     for uri in _above(image) if output is None else [output]:
-        store = open_store(uri, s3.impatient(), where="--output" if output else "IMAGE")
-        run = read_run(store)
+        run = read_run(open_store(uri, s3.impatient(), where="--output" if output else "IMAGE"))
+        store = open_store(uri, s3)
         row = find_row(store, task_id) if run else None
         if run is not None and row is not None:
             return store, run, row

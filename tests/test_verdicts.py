@@ -38,6 +38,7 @@ from pipeline.storage.local import LocalStore
 from pipeline.storage.traffic import Traffic
 from tests import tiny_models
 from tests.noise import noise
+from tests.test_end_to_end import Darkroom
 from tests.test_outcomes import metadata
 from tests.test_output import FACTS, commit, rendered
 from tests.test_runner import shard_of
@@ -140,6 +141,27 @@ def test_the_checker_says_what_it_says_in_the_stock_pipeline(model_of: Callable[
             assert checker.flagged(picture) is bool(theirs)
             seen.add(theirs)
     assert seen == {True, False}
+
+
+def test_a_launch_says_what_was_flagged(model_of: Callable[[float], Path], tmp_path: Path) -> None:
+    darkroom = Darkroom(tmp_path)
+    words = (
+        "render",
+        "--prompt",
+        "a star",
+        "--model",
+        str(model_of(ALWAYS)),
+        "--seeds",
+        "0-2",
+        "--steps",
+        "2",
+        "-o",
+        "out",
+    )
+    said = darkroom.run(*words, "--set", "workers.count=1", "--set", "render.safety_checker=drop", code=3)
+    assert "verdicts   3 flagged\n" in said
+    assert "check: Flagged: the model's safety checker flagged it" in said
+    assert "failed     3 images" in darkroom.run("status", "out")
 
 
 def test_a_model_without_a_checker(tmp_path: Path) -> None:

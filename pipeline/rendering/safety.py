@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from numpy.typing import NDArray
 from PIL import Image
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from pipeline.errors import ModelError
 from pipeline.model.files import CHECKER, EXTRACTOR, has_checker
@@ -62,6 +60,10 @@ def load_checker(folder: Path, *, dtype: str, device: str) -> SafetyChecker | No
     """
     if not has_checker(folder):
         return None
+    # Imported here: it takes a second that models without a checker need not pay.
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
     network = load_part(folder / CHECKER, StableDiffusionSafetyChecker, DTYPES[dtype]).requires_grad_(False).eval()
     logging.getLogger(StableDiffusionSafetyChecker.__module__).addFilter(_QUIET)
     try:
