@@ -226,8 +226,8 @@ def test_columns_of_any_type_come_along(form: str, tmp_path: Path) -> None:
     writer.commit()
     finalize(store)
     export(store, LocalStore(tmp_path / "export"), form, lambda *_: None)
-    (name,) = (tmp_path / "export").glob("*.parquet")
-    table = pq.read_table(name)
+    (path,) = (tmp_path / "export").glob("*.parquet")
+    table = pq.read_table(path)
     for column, values in EXTRAS.items():
         assert table[column].combine_chunks().equals(values) or column == "ratio", column
     assert table["half"].combine_chunks().equals(half)

@@ -127,7 +127,7 @@ def test_exiftool_reads_all_of_it(prompt: str, image_format: Format, tmp_path: P
     assert found["XMP-iptcExt:AIPromptInformation"] == readable
     text = provenance_of(told(prompt), "full", **MODEL)
     assert text is not None
-    assert infotext_of(found) == text.infotext
+    assert infotext_of(found) == text.infotext.replace("\ufffe", "???"), "its JSON has no such character"
 
 
 @pytest.mark.parametrize("image_format", FORMATS)

@@ -61,7 +61,9 @@ def _in_parts(store: ObjectStore, task_id: str) -> dict[str, Any] | None:
     found = [rows for rows in in_parallel(partial(_in_part, store, task_id), keys) if rows is not None]
     if not found:
         return None
-    counting = one_per_task(pa.concat_tables([rows.select(METADATA_SCHEMA.names) for rows in found])).to_pylist()[0]
+    counting: dict[str, Any] = one_per_task(
+        pa.concat_tables([rows.select(METADATA_SCHEMA.names) for rows in found])
+    ).to_pylist()[0]
     whole = next(rows for rows in found if rows["part_id"][0].as_py() == counting["part_id"])
     return counting | {name: whole[name][0].as_py() for name in whole.column_names if name not in counting}
 
