@@ -22,7 +22,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools datasets duckdb hypothesis mypy pytest pytest-xdist ruff types-psutil types-PyYAML webdataset
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools datasets duckdb hypothesis mypy pytest pytest-xdist ruff sd-parsers types-psutil types-PyYAML webdataset
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e .
 	@touch $@
 

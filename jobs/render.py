@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import options
+from jobs.prompt import NO_MANIFEST, with_prompt
 from pipeline.errors import InputError
 from pipeline.prepare import prepare
 
@@ -24,6 +25,12 @@ def render(
     schedulers: options.Schedulers = None,
     sizes: options.Sizes = None,
     output: options.Output = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", metavar="TEXT", help="Render this prompt; no manifest is needed.")
+    ] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option("--negative-prompt", metavar="TEXT", help="With --prompt.")
+    ] = None,
     skip_bad_rows: options.SkipBadRows = False,
     limit: options.Limit = None,
     sample: options.Sample = None,
@@ -39,12 +46,19 @@ def render(
 
     Example: darkroom render jobs/demo.yaml
     """
+    if prompt is None and negative_prompt is not None:
+        raise InputError("--negative-prompt goes with --prompt", allowed="both, or neither")
+    if prompt is not None and manifest is not None:
+        raise InputError("--prompt and --manifest exclude each other", allowed="one of them")
     given = options.load(
-        job, settings, manifest=manifest, model__id=model, sweep__seeds=seeds, sweep__guidance_scales=guidance_scales,
-        sweep__num_inference_steps=steps, sweep__schedulers=schedulers, sweep__sizes=sizes, output__uri=output,
+        job, settings, manifest=NO_MANIFEST if prompt is not None else manifest, model__id=model, sweep__seeds=seeds,
+        sweep__guidance_scales=guidance_scales, sweep__num_inference_steps=steps, sweep__schedulers=schedulers,
+        sweep__sizes=sizes, output__uri=output,
     )  # fmt: skip
     if limit is not None and sample is not None:
         raise InputError("--limit and --sample exclude each other", allowed="one of them")
+    if prompt is not None:
+        given = with_prompt(given, prompt, negative_prompt)
     prepared = prepare(given, skip_bad_rows=skip_bad_rows, cache_folder=options.cache_folder())
     for row in prepared.rejected:
         typer.echo(f"skipped: {row}", err=True)
@@ -86,6 +100,9 @@ def _as_text(report: "Report") -> str:
     traffic = report.traffic
     retried = f", {traffic.retries:,} of them again" if traffic.retries else ""
     lines.append(f"store      {traffic.requests:,} requests{retried}; {traffic.bytes_put / 1e6:,.1f} MB written")
+    if report.verdicts:
+        counts = sorted(report.verdicts.items(), key=lambda count: -count[1])
+        lines.append(f"verdicts   {', '.join(f'{number:,} {verdict}' for verdict, number in counts)}")
     if report.worker_deaths:
         lines.append(f"deaths     {report.worker_deaths} worker deaths; what they had in hand was rendered again")
     if report.stopped:

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt,
 
 from pipeline import sweep
 from pipeline.errors import InputError, JobFileError
-from pipeline.output.layout import Format, Layout
+from pipeline.output.layout import Format, Layout, Setting
 from pipeline.schedulers import scheduler_of
 from pipeline.strict_yaml import parse_yaml, yaml_place, yaml_reason
 
@@ -23,17 +23,6 @@ _Filled = Annotated[str, Field(pattern=r"\S")]
 def _allowed(text: str) -> Any:
     """What an error about the key says; pydantic's own words are for programmers."""
     return Field(description=text)
-
-
-def _not_yet(where: str, allowed: str, planned: Callable[[Any], bool]) -> BeforeValidator:
-    """Tells a value that is part of the job file's design and not built from a wrong one."""
-
-    def check(given: Any) -> Any:
-        if planned(given):
-            raise JobFileError("this is not yet supported", where=where, value=given, allowed=allowed)
-        return given
-
-    return BeforeValidator(check)
 
 
 _DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", re.ASCII)
@@ -48,6 +37,11 @@ def _seconds(given: Any) -> Any:
     if not total:
         raise ValueError("not a time")
     return float(total)
+
+
+def _off(given: Any) -> Any:
+    """YAML reads a bare off as false."""
+    return "off" if given is False else given
 
 
 _UNKNOWN = ("extra_forbidden", "invalid_key")
@@ -119,11 +113,13 @@ class OutputSection(_Section):
     layout: Annotated[Layout, _allowed("files, webdataset or parquet")] = "files"
     format: Annotated[Format, _allowed("png, webp or jpeg")] = "png"
     jpeg_quality: Annotated[int, Field(ge=1, le=100), _allowed("a whole number from 1 to 100")] = 95
-    provenance: Annotated[
-        Literal["full"],
-        _not_yet("output.provenance", "full", lambda given: given in ("no_prompt", "off") or given is False),
-        _allowed("full"),
-    ] = "full"
+    provenance: Annotated[Setting, BeforeValidator(_off), _allowed("full, no_prompt or off")] = "full"
+    """What image files say of their making."""
+
+
+class PromptsSection(_Section):
+    blocklist: Annotated[_Filled | None, _allowed("a text file, one term a line; local or s3://; or null")] = None
+    """Rows whose prompt holds one of its terms are rejected."""
 
 
 class RenderSection(_Section):
@@ -141,6 +137,10 @@ class RenderSection(_Section):
         float | None, BeforeValidator(_seconds), _allowed("a time such as 6h, 90m or 1h30m, or null")
     ] = None
     """Seconds after which no image is begun; what has begun is finished and committed."""
+    safety_checker: Annotated[Literal["flag", "drop", "off"], BeforeValidator(_off), _allowed("flag, drop or off")] = (
+        "flag"
+    )
+    """What becomes of images that the model's own checker flags; off does not load it."""
     watchdog: Annotated[float, BeforeValidator(_seconds), _allowed("a time such as 15m")] = 900.0
     """Seconds one step of the engine may take, compiling included, before its process is taken to hang."""
 
@@ -186,6 +186,7 @@ class Job(_Section):
     manifest_columns: Annotated[dict[str, str], _allowed("a mapping of their column names to ours")] = Field(
         default_factory=dict
     )
+    prompts: PromptsSection = Field(default_factory=PromptsSection)
     sweep: SweepSection = Field(default_factory=SweepSection)
     output: OutputSection = Field(default_factory=OutputSection)
     render: RenderSection = Field(default_factory=RenderSection)

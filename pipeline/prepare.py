@@ -13,12 +13,14 @@ import numpy as np
 from pipeline.config import Job
 from pipeline.errors import JobFileError, RunMismatchError
 from pipeline.identity import RunConstants
+from pipeline.manifest.blocklist import read_blocklist
 from pipeline.manifest.check import CheckResult, rejection_error
 from pipeline.manifest.open import Manifest, Split, open_manifest
 from pipeline.manifest.read import Batch, read_rows
 from pipeline.manifest.rules import RowRules
 from pipeline.manifest.verdicts import RejectedRow
 from pipeline.model.facts import ModelFacts, read_facts
+from pipeline.model.files import has_checker
 from pipeline.model.resolve import LoraSource, ModelSource
 from pipeline.output.layout import Packing
 from pipeline.output.run import Run, check_same_packing, check_same_pixels
@@ -57,7 +59,7 @@ class Prepared:
     def packing(self) -> Packing:
         output = self.job.output
         quality = output.jpeg_quality if output.format == "jpeg" else None
-        return Packing(layout=output.layout, format=output.format, jpeg_quality=quality)
+        return Packing(layout=output.layout, format=output.format, jpeg_quality=quality, provenance=output.provenance)
 
     def constants(self, model_fingerprint: str, dtype: str) -> RunConstants:
         return RunConstants(
@@ -80,10 +82,19 @@ def prepare(job: Job, *, skip_bad_rows: bool = False, cache_folder: Path | None 
         model_id=job.model.id,
         revision=job.model.revision,
         loras=loras,
+        checked=job.render.safety_checker != "off",
         s3=s3_settings(job),
         cache_folder=cache_folder and cache_folder / "models",
     )
-    model = read_facts(source.folder(weights=False), single=bool(job.model.call))
+    folder = source.folder(weights=False)
+    model = read_facts(folder, single=bool(job.model.call))
+    if job.render.safety_checker == "drop" and not has_checker(folder):
+        raise JobFileError(
+            "this model has no safety checker that could flag an image",
+            where="render.safety_checker",
+            value="drop",
+            allowed="flag or off for this model",
+        )
     axes = _axes(job, model)
     rules = RowRules(
         size_factor=model.size_factor,
@@ -94,6 +105,7 @@ def prepare(job: Job, *, skip_bad_rows: bool = False, cache_folder: Path | None 
         max_seed=MAX_SEED,
         max_steps=MAX_STEPS,
         max_guidance=MAX_GUIDANCE,
+        blocklist=read_blocklist(job.prompts.blocklist, s3_settings(job)) if job.prompts.blocklist else None,
     )
     manifest = open_manifest(job.manifest, columns=job.manifest_columns, rules=rules, s3=s3_settings(job))
     rejections = _Rejections(manifest, axes, model)

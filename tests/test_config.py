@@ -125,19 +125,6 @@ workers: {count: auto, gpus: auto, cpus: 1}
     assert job_of(tmp_path, text) == job_of(tmp_path, "output: {uri: out}")
 
 
-@pytest.mark.parametrize(
-    ("setting", "allowed"),
-    [
-        ("output.provenance=off", "full"),
-        ("output.provenance=no_prompt", "full"),
-    ],
-)
-def test_what_is_not_built_yet_says_so(setting: str, allowed: str) -> None:
-    with pytest.raises(JobFileError, match="not yet supported") as caught:
-        set_to(setting)
-    assert caught.value.allowed == allowed
-
-
 def leaves(kind: type[BaseModel], above: str = "") -> Iterator[tuple[str, str | None]]:
     for name, field in kind.model_fields.items():
         inner = field.annotation

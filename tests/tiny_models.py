@@ -5,8 +5,10 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from tokenizers import pre_tokenizers
 from transformers import (
+    CLIPConfig,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -15,6 +17,7 @@ from transformers import (
     T5EncoderModel,
     T5Tokenizer,
 )
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 SIZE_PX = 32
 TEXT_WINDOW = 16
@@ -45,6 +48,27 @@ def stable_diffusion(prediction_type: str = "epsilon", seed: int = 0, time_cond_
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def with_checker(model: Any, threshold: float, seed: int = 0) -> Any:
+    """A Stable Diffusion with a safety checker, which flags what is nearer than ``threshold`` (-1..1) to a concept."""
+    torch.manual_seed(seed)
+    vision = {
+        "hidden_size": _WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": SIZE_PX,
+        "patch_size": 8,
+    }
+    checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=_WIDTH)).eval()
+    with torch.no_grad():
+        for name in ("concept_embeds", "special_care_embeds"):
+            getattr(checker, name).normal_()
+            getattr(checker, f"{name}_weights").fill_(threshold if name == "concept_embeds" else 1.0)
+    extractor = CLIPImageProcessorPil(size={"shortest_edge": SIZE_PX}, crop_size={"height": SIZE_PX, "width": SIZE_PX})
+    parts = {**model.components, "safety_checker": checker, "feature_extractor": extractor}
+    return _DIFFUSERS.StableDiffusionPipeline(**parts)
 
 
 def latent_consistency(*, xl: bool = False) -> Any:

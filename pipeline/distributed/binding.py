@@ -8,7 +8,7 @@ import pipeline
 from pipeline.distributed.report import Tell
 from pipeline.distributed.spec import Device, Pool
 from pipeline.errors import RunMismatchError
-from pipeline.model.facts import check_weights, resolved_dtype
+from pipeline.model.facts import check_checker, check_weights, resolved_dtype
 from pipeline.model.fingerprint import DigestCache, fingerprint
 from pipeline.model.resolve import ModelSource
 from pipeline.output.run import (
@@ -44,6 +44,8 @@ def find_model(prepared: Prepared, known: Run | None, cache_folder: Path, tell: 
     source = source.pinned()
     folder = source.folder()
     check_weights(folder)
+    if source.checked:
+        check_checker(folder)
     tell(f"checking the files of {source.model_id}")
     digest = fingerprint(folder, DigestCache(cache_folder / "digests"), source.lora_files())
     return ModelFiles(source=source, folder=folder, fingerprint=digest)
@@ -81,6 +83,8 @@ def bind(
             )
         for difference in differences:
             tell(f"warning: {difference}")
+        if known.packing.provenance is None and prepared.packing.provenance != "off":
+            tell("warning: this run began before image files had a provenance; its further ones have none either")
         return replace(known, numerics=numerics)
     run = Run(
         model_id=prepared.source.model_id,

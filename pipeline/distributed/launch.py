@@ -184,6 +184,7 @@ class _Launch:
             cache_folder=self._options.cache_folder,
             launch_id=launch_id,
             watchdog_s=self._prepared.job.render.watchdog,
+            drop_flagged=self._prepared.job.render.safety_checker == "drop",
             board=board,
         )
 
@@ -216,6 +217,7 @@ class _Launch:
             engine=tally.worked.engine,
             image_encode_s=tally.encode_s,
             traffic=tally.worked.traffic + self._store.traffic,
+            verdicts=tally.verdicts,
             worker_deaths=self._deaths,
             elapsed_s=time.monotonic() - self._began,
             images_per_s=waves.per_second(progress.images) if waves else None,

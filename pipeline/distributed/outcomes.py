@@ -83,6 +83,8 @@ class Tally:
     told: Counter[str] = field(default_factory=Counter)
     """Of how many tasks, by model load."""
     workers: set[str] = field(default_factory=set)
+    verdicts: Counter[str] = field(default_factory=Counter)
+    """Of images and failures, but for ``ok``."""
     encode_s: float = 0.0
     """Of images, in threads beside the engines."""
     _worked: dict[str, Worked] = field(default_factory=dict)
@@ -112,6 +114,7 @@ class Tally:
         outcomes = told.filter(pc.not_equal(told["status"], STOPPED))
         self.told.update(outcomes["model_load"].to_pylist())
         self.reported.append(ids_from_bytes(bytes.fromhex("".join(outcomes["task_id"].to_pylist()))))
+        self.verdicts.update(verdict for verdict in outcomes["verdict"].to_pylist() if verdict not in (None, "ok"))
         failed = outcomes.filter(pc.equal(outcomes["status"], "failed"))
         shown = failed.slice(0, max(0, SHOWN_FAILURES - len(self.failures)))
         self.failures += shown.select([*OUTCOME_COLUMNS]).to_pylist()

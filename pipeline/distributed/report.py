@@ -1,6 +1,6 @@
 """What a launch tells while it runs and at its end, as values: this module loads neither torch nor Ray."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -70,6 +70,8 @@ class Report:
     rejected_rows: int
     workers: int
     model_loads: int
+    verdicts: Mapping[str, int]
+    """Images of this launch by verdict, but for those that are ok."""
     worker_deaths: int
     """Processes that died of their work; those of lost nodes are not counted."""
     engine: EngineCounters

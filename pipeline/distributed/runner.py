@@ -29,8 +29,14 @@ MAX_UNSTORED = 64
 class ShardRunner:
     """Owns an engine and its thread. ``submit`` shards from any thread; each future gives the shard's metadata."""
 
-    def __init__(self, engine: Renderer, open_part: Callable[[pa.Table], PartWriter]) -> None:
-        self._engine, self._open_part = engine, open_part
+    def __init__(
+        self,
+        engine: Renderer,
+        open_part: Callable[[pa.Table], PartWriter],
+        judge: Callable[[Outcome], Outcome] = lambda outcome: outcome,
+    ) -> None:
+        """``judge`` looks at every outcome before it is stored, in the threads beside the engine."""
+        self._engine, self._open_part, self._judge = engine, open_part, judge
         self._pool = ThreadPoolExecutor(_STORE_THREADS, "store")
         self._waiting: queue.SimpleQueue[_Shard | None] = queue.SimpleQueue()
         self._rendering: dict[str, list[_Shard]] = {}
@@ -79,7 +85,7 @@ class ShardRunner:
         if committed is not None:
             done.set_result(committed)
         else:
-            self._waiting.put(_Shard(tasks, part, done))
+            self._waiting.put(_Shard(tasks, part, done, self._judge))
 
     def _run(self) -> None:
         try:
@@ -150,9 +156,15 @@ class ShardRunner:
 class _Shard:
     """A shard being rendered: counts its outcomes down and commits after the last."""
 
-    def __init__(self, tasks: list[RenderTask], part: PartWriter, done: "Future[pa.Table]") -> None:
+    def __init__(
+        self,
+        tasks: list[RenderTask],
+        part: PartWriter,
+        done: "Future[pa.Table]",
+        judge: Callable[[Outcome], Outcome],
+    ) -> None:
         self.tasks = tasks
-        self._part, self._done = part, done
+        self._part, self._done, self._judge = part, done, judge
         self._missing = len(tasks)
         self._stored = 0
         self._lock = threading.Lock()
@@ -165,7 +177,7 @@ class _Shard:
     def store(self, outcome: Outcome, ready_at: datetime) -> bool:
         """Store one outcome; returns whether that ended the shard, well or not."""
         try:
-            self._part.put(outcome, ready_at)
+            self._part.put(self._judge(outcome), ready_at)
             return self.drop(1, stored=1)
         except BaseException as error:  # noqa: BLE001  # whatever it is belongs to who waits for the shard
             self.fail(error)

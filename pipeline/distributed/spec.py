@@ -54,5 +54,7 @@ class WorkerSpec:
     launch_id: str
     watchdog_s: float
     """A step of the engine that takes longer ends the process."""
+    drop_flagged: bool = False
+    """An image that the model's safety checker flags is a failure; it is loaded where ``model`` says so."""
     board: Any = None
     """Where the worker learns that the launch stops: an actor handle."""

@@ -31,6 +31,7 @@ from pipeline.output.schema import METADATA_SCHEMA
 from pipeline.rendering.devices import device_error
 from pipeline.rendering.renderer import load_renderer
 from pipeline.rendering.results import Failed
+from pipeline.rendering.safety import Judge, load_checker
 from pipeline.storage.location import open_store
 
 FAREWELL_S = 2.0
@@ -70,7 +71,8 @@ class RenderWorker:
         )
         self._store = store = open_store(spec.output_uri, spec.s3)
         self._open_part: Callable[[pa.Table], PartWriter] = lambda shard: PartWriter(store, shard, spec.facts)
-        self._runner = ShardRunner(self._engine, self._open_part)
+        checker = load_checker(folder, dtype=spec.facts.dtype, device=spec.device) if spec.model.checked else None
+        self._runner = ShardRunner(self._engine, self._open_part, Judge(checker, drop=spec.drop_flagged))
         watch(self._runner, spec.watchdog_s)
         self._attempts = Attempts(store, spec.launch_id, self._process)
         self._suspicions = Suspicions(self._attempts, node_gone)

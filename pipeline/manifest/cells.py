@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.manifest.blocklist import Blocklist
 from pipeline.manifest.rules import RowRules
 from pipeline.manifest.verdicts import Fault, Verdicts
 from pipeline.schedulers import scheduler_of
@@ -27,6 +28,17 @@ def text(column: pa.Array, name: str, verdicts: Verdicts, *, required: bool = Fa
         verdicts.reject(missing, Fault(column=name, reason=f"null {name}", allowed=_BLANK_ALLOWED, values=column))
         verdicts.reject(blank, Fault(column=name, reason=f"blank {name}", allowed=_BLANK_ALLOWED, values=column))
     return pc.if_else(pa.array(blank), pa.scalar(None, pa.string()), column)
+
+
+def blocked(column: pa.Array, name: str, verdicts: Verdicts, blocklist: Blocklist | None) -> None:
+    """Refuse the texts that hold a term of the list."""
+    if blocklist is None:
+        return
+    found = [None if text is None else blocklist.found_in(text) for text in column.to_pylist()]
+    allowed = "prompts without the terms of prompts.blocklist"
+    for term in dict.fromkeys(filter(None, found)):
+        bad = np.array([other == term for other in found], np.bool_)
+        verdicts.reject(bad, Fault(column=name, reason=f"blocked term {term!r}", allowed=allowed, values=column))
 
 
 def names(column: pa.Array, name: str, verdicts: Verdicts) -> pa.Array:

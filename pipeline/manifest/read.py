@@ -99,6 +99,7 @@ def _typed(read: pa.RecordBatch, theirs: Mapping[str, str], rules: RowRules, ver
         column = read[name]
         if ours == "prompt":
             typed[ours] = cells.text(column, name, verdicts, required=True)
+            cells.blocked(typed[ours], name, verdicts, rules.blocklist)
         elif ours == "negative_prompt":
             typed[ours] = cells.text(column, name, verdicts)
         elif ours == "prompt_id":

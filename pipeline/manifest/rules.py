@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from pipeline.manifest.blocklist import Blocklist
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowRules:
@@ -19,3 +21,4 @@ class RowRules:
     max_seed: int = 2**32 - 1
     max_steps: int = 1000
     max_guidance: float = 1000.0
+    blocklist: Blocklist | None = None

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import ModelError
 from pipeline.model.family import FAMILIES, Family, family_of
-from pipeline.model.files import UNUSED_COMPONENTS, is_component, read_json, require_vocabulary
+from pipeline.model.files import CHECKER, UNUSED_COMPONENTS, has_checker, is_component, read_json, require_vocabulary
 from pipeline.model.trust import check_class, check_part, is_weights
 from pipeline.schedulers import name_of_class
 from pipeline.sweep import MAX_SIDE_PX
@@ -146,6 +146,18 @@ def check_weights(model_folder: Path) -> None:
         elif name != "scheduler" and (folder / "config.json").is_file():
             for path in _weights(folder):
                 _header(path)
+
+
+def check_checker(model_folder: Path) -> None:
+    """Look at the safety checker's weights as ``check_weights`` does at the others'; some models have none."""
+    if not has_checker(model_folder):
+        return
+    try:
+        for path in _weights(model_folder / CHECKER):
+            _header(path)
+    except ModelError as error:
+        error.allowed = f"{error.allowed}; or render.safety_checker: off"
+        raise
 
 
 def _weights(folder: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """The files of a model's folder, in diffusers format."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,10 @@ from pipeline.errors import ModelError
 
 UNUSED_COMPONENTS = ("safety_checker", "feature_extractor", "image_encoder")
 """What stock pipelines load beside what makes the picture: neither loaded here nor part of the fingerprint."""
+CHECKER, EXTRACTOR = "safety_checker", "feature_extractor"
+"""What looks at finished pictures, and what prepares them for it."""
+_CHECKER_CLASS = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+"""As ``model_index.json`` names it: the module of diffusers it is in, then the class."""
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 
 
@@ -33,6 +38,16 @@ def read_json(path: Path) -> dict[str, Any]:
 def is_component(entry: Any) -> bool:
     """Whether an entry of ``model_index.json`` names a part that is loaded: [library, class], not [null, null]."""
     return isinstance(entry, list) and len(entry) == 2 and entry[0] is not None
+
+
+def names_checker(index: Mapping[str, Any]) -> bool:
+    """Whether a ``model_index.json`` names a safety checker of the kind that is known, with all that it needs."""
+    return index.get(CHECKER) == _CHECKER_CLASS and is_component(index.get(EXTRACTOR))
+
+
+def has_checker(folder: Path) -> bool:
+    """Whether the model has a safety checker; some name one and come without."""
+    return names_checker(read_json(folder / "model_index.json")) and (folder / CHECKER).is_dir()
 
 
 def require_vocabulary(tokenizer: Path) -> None:

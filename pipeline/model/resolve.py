@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError, StoreError
-from pipeline.model.files import UNUSED_COMPONENTS, is_component, read_json
+from pipeline.model.files import CHECKER, EXTRACTOR, UNUSED_COMPONENTS, is_component, names_checker, read_json
 from pipeline.storage.s3_settings import S3Settings
 
 BUILT_IN = {"shapes": Path(__file__).parent.parent / "shapes" / "weights"}
@@ -82,6 +82,8 @@ class ModelSource:
     revision: str | None = None
     """A commit of the Hub once resolved; None for folders."""
     loras: tuple[LoraSource, ...] = ()
+    checked: bool = False
+    """Its safety checker is wanted too, where it has one."""
     s3: S3Settings = field(default_factory=S3Settings)
     cache_folder: Path | None = None
     """Where models of object storage are kept, on each machine that needs them."""
@@ -108,7 +110,8 @@ class ModelSource:
             return folder
         if self.model_id.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(self.model_id):
             raise ModelError("there is no such model", where="model.id", value=self.model_id, allowed=_ALLOWED)
-        return _from_hub(self.model_id, self.revision, _SUFFIXES_OF_WEIGHTS if weights else _SUFFIXES_OF_FACTS)
+        suffixes = _SUFFIXES_OF_WEIGHTS if weights else _SUFFIXES_OF_FACTS
+        return _from_hub(self.model_id, self.revision, suffixes, checked=self.checked)
 
     def pinned(self) -> "ModelSource":
         """The same model for workers anywhere: absolute paths, and for the Hub the revision it resolves to now."""
@@ -130,7 +133,7 @@ class ModelSource:
             store = open_store(self.model_id, self.s3, where="model.id")
             index = fetched(store, [_INDEX], (), self.cache_folder) / _INDEX
             suffixes = _SUFFIXES_OF_WEIGHTS if weights else _SUFFIXES_OF_FACTS
-            return fetched(store, patterns_of_files(read_json(index), suffixes), _VARIANTS, self.cache_folder)
+            return fetched(store, patterns_of_files(read_json(index), suffixes, checked=self.checked), _VARIANTS, self.cache_folder)
         except StoreError as error:
             raise ModelError(f"the model cannot be fetched: {error}", where="model.id", value=self.model_id) from None
 
@@ -146,23 +149,25 @@ class ModelSource:
         return tuple((lora.file(), lora.weight) for lora in self.loras)
 
 
-def patterns_of_files(index: Mapping[str, Any], suffixes: tuple[str, ...]) -> list[str]:
+def patterns_of_files(index: Mapping[str, Any], suffixes: tuple[str, ...], *, checked: bool = False) -> list[str]:
     """The files to fetch of a model that is elsewhere, as patterns, from its ``model_index.json``.
 
     A repository often holds the weights several times: those that are loaded lie in the folders the index names.
     """
-    components = sorted(name for name, entry in index.items() if is_component(entry) and name not in UNUSED_COMPONENTS)
+    wanted = (CHECKER, EXTRACTOR) if checked and names_checker(index) else ()
+    unused = set(UNUSED_COMPONENTS).difference(wanted)
+    components = sorted(name for name, entry in index.items() if is_component(entry) and name not in unused)
     return [_INDEX, *(f"{name}/*.{suffix}" for name in components for suffix in suffixes)]
 
 
-def _from_hub(model_id: str, revision: str | None, suffixes: tuple[str, ...]) -> Path:
+def _from_hub(model_id: str, revision: str | None, suffixes: tuple[str, ...], *, checked: bool) -> Path:
     shown = model_id if revision is None else f"{model_id}@{revision}"
     with _hub_errors("the model is neither built in nor a folder", "model.id", shown, _ALLOWED):
         # Imported here: it costs a third of a second that built-in models and folders need not pay.
         from huggingface_hub import hf_hub_download, snapshot_download
 
         index = Path(hf_hub_download(model_id, _INDEX, revision=revision))
-        patterns = patterns_of_files(read_json(index), suffixes)
+        patterns = patterns_of_files(read_json(index), suffixes, checked=checked)
         commit = index.parent.name  # a branch may move between the two calls
         return Path(snapshot_download(model_id, revision=commit, allow_patterns=patterns, ignore_patterns=_VARIANTS))
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.output.layout import Packing
+from pipeline.output.provenance import Provenance, save_options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +23,12 @@ class EncodedImage:
     encode_s: float
 
 
-def encode(pixels: NDArray[np.uint8], packing: Packing) -> EncodedImage:
-    """Encode (height, width, 3) RGB 0..255. Equal pixels give equal bytes: nothing else goes into the file."""
+def encode(pixels: NDArray[np.uint8], packing: Packing, text: Provenance | None = None) -> EncodedImage:
+    """Encode (height, width, 3) RGB 0..255. Equal pixels and text give equal bytes: nothing else goes into the file."""
     began = time.perf_counter()
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, packing.format, **_options(packing))
+    told = save_options(text, packing.format) if text else {}
+    Image.fromarray(pixels).save(buffer, packing.format, **_options(packing), **told)
     body = buffer.getvalue()
     return EncodedImage(
         body=body,

@@ -5,6 +5,8 @@ from typing import Literal
 
 Layout = Literal["files", "webdataset", "parquet"]
 Format = Literal["png", "webp", "jpeg"]
+Setting = Literal["full", "no_prompt", "off"]
+"""What image files say of their making (``provenance.py``): all, all but the prompts, nothing."""
 
 EXTENSIONS: dict[Format, str] = {"png": "png", "webp": "webp", "jpeg": "jpg"}
 
@@ -12,6 +14,7 @@ RUN_KEY = "_darkroom/run.json"
 INDEX_PREFIX = "_darkroom/index/"
 LAUNCHES_PREFIX = "_darkroom/launches/"
 REQUESTS_PREFIX = "_darkroom/requests/"
+PROMPTS_PREFIX = "_darkroom/prompts/"
 ATTEMPTS_PREFIX = "_darkroom/attempts/"
 FINALIZED_KEY = "_darkroom/finalized.json"
 PARTS_PREFIX = "metadata/"
@@ -32,6 +35,8 @@ class Packing:
     format: Format = "png"
     jpeg_quality: int | None = None
     """1 to 100; None where the format is another."""
+    provenance: Setting | None = None
+    """None in runs that began before there was a choice: their files say nothing."""
 
 
 PNG_FILES = Packing()
@@ -73,6 +78,11 @@ def part_key(part_id: str, file_sha256: str) -> str:
 def requests_key(digest: str) -> str:
     """``_darkroom/requests/<digest of its own bytes>.parquet``."""
     return f"{REQUESTS_PREFIX}{digest}.parquet"
+
+
+def prompt_key(digest: str) -> str:
+    """``_darkroom/prompts/<digest of the prompts>.parquet``: the manifest of a job about one prompt."""
+    return f"{PROMPTS_PREFIX}{digest}.parquet"
 
 
 def part_of_key(key: str) -> str:

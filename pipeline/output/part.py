@@ -22,7 +22,9 @@ from pipeline.identity import part_id
 from pipeline.output.encode import encode
 from pipeline.output.layout import PNG_FILES, Packing, part_key, part_prefix
 from pipeline.output.payloads import Stored, StoredObject, open_payloads
+from pipeline.output.provenance import provenance_of
 from pipeline.output.schema import METADATA_SCHEMA
+from pipeline.output.verdicts import verdict_of
 from pipeline.rendering.results import Outcome, Rendered
 from pipeline.storage.base import ObjectStore
 
@@ -88,15 +90,22 @@ class PartWriter:
         return table
 
     def _stored(self, outcome: Rendered) -> dict[str, Any]:
-        image = encode(outcome.pixels, self._facts.packing)
+        facts = self._facts
+        text = provenance_of(
+            outcome.task,
+            facts.packing.provenance,
+            model_id=facts.model_id,
+            model_fingerprint=facts.model_fingerprint,
+        )
+        image = encode(outcome.pixels, facts.packing, text)
         self._payloads.add(outcome.task.task_id, image)
         return {
             "status": "ok",
-            "verdict": "ok",
+            "verdict": "flagged" if outcome.flagged else verdict_of(outcome.pixels),
             "pixel_sha256": image.pixel_sha256,
             "file_sha256": image.file_sha256,
             "file_bytes": len(image.body),
-            "format": self._facts.packing.format,
+            "format": facts.packing.format,
             "prompt_truncated": outcome.prompt_truncated,
             "rows": outcome.rows,
             "device": outcome.device,

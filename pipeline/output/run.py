@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from pipeline.errors import ObjectMissingError, RunMismatchError
@@ -80,7 +80,12 @@ def check_same_pixels(run: Run, wanted: RunConstants, where: str) -> None:
 
 
 def check_same_packing(run: Run, wanted: Packing, where: str) -> None:
-    """Refuse to keep some images otherwise than the rest, in the same words."""
+    """Refuse to keep some images otherwise than the rest, in the same words.
+
+    A run that began before files had a provenance takes any setting, and goes on without.
+    """
+    if run.packing.provenance is None:
+        wanted = replace(wanted, provenance=None)
     _check_same({"output": asdict(run.packing)}, {"output": asdict(wanted)}, where)
 
 

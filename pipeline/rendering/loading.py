@@ -114,7 +114,7 @@ def _from_folder(folder: Path, class_name: str, dtype: torch.dtype) -> Any:
             if name.startswith("tokenizer"):
                 require_vocabulary(folder / name)
             if issubclass(part_class, torch.nn.Module):
-                parts[name] = _load_part(folder / name, part_class, dtype).requires_grad_(False).eval()
+                parts[name] = load_part(folder / name, part_class, dtype).requires_grad_(False).eval()
     try:
         return stock_class.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, **left_out, **parts
@@ -179,7 +179,7 @@ def _drop_unfused(part: torch.nn.Module) -> None:
                     setattr(module, name, None)
 
 
-def _load_part(where: Path, part_class: Any, dtype: torch.dtype) -> Any:
+def load_part(where: Path, part_class: Any, dtype: torch.dtype) -> Any:
     """One module with weights. Left to itself diffusers fills weights that are missing with noise and only warns."""
     check_part(where)
     try:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from pipeline.errors import RenderError
 from pipeline.recipe import RenderTask
 
-Stage = Literal["encode", "denoise", "decode", "process"]
-Verdict = Literal["error", "nan_latents", "quarantined"]
+Stage = Literal["encode", "denoise", "decode", "check", "process"]
+Verdict = Literal["error", "nan_latents", "flagged", "quarantined"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -28,6 +28,8 @@ class Rendered:
     """This image's share of the engine's time."""
     device: str
     """``cpu`` or a GPU's name."""
+    flagged: bool = False
+    """The model's own safety checker says that it is not safe."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -147,7 +147,7 @@ _SETTINGS = (
     "sweep.steps=0", "sweep.sizes=1x", "sweep.sizes=[[96]]", "sweep.sizes=[96.0, 96]", "sweep.schedulers=[]",
     "sweep.schedulers=x", "render.rows=yes", "model.id=", "model.dtype=float8", "model.revision=main",
     "model.loras=[{id: none.safetensors}]", "model.call={a: [1]}", "model.id=\0", "model.scheduler=ddim:x",
-    "output.layout=zip", "output.provenance=off", "output.format=gif", "nothing=1", "model.id=./none", "manifest=",
+    "output.layout=zip", "output.provenance=some", "output.format=gif", "nothing=1", "model.id=./none", "manifest=",
     "manifest=[1]", "s3.endpoint_url=here", "s3.addressing_style=x", "manifest_columns={prompt: seed}",
     "manifest_columns={x: prompt}", "manifest_columns={prompt: prompt, note: prompt}", "sweep.seeds=!!python/name:os",
     "sweep.seeds=&a [*a]", "sweep.guidance_scales=1e400", "sweep.seeds=" + "[" * 3000, "sweep.steps=[1, two]",

@@ -1,0 +1,110 @@
+"""WebDataset shards with the side files that img2dataset writes.
+
+``00000.tar``, ``00000.parquet`` and ``00000_stats.json``, and so on.
+
+Format: https://github.com/rom1504/img2dataset, its README's "Output format" and "Stats".
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import pyarrow as pa
+
+from pipeline.export.committed import Committed, Row
+from pipeline.export.writing import Progress, TableFile, TarFile, put_json
+from pipeline.output.archives import plain_json
+from pipeline.output.schema import METADATA_SCHEMA, payload_columns
+from pipeline.storage.base import ObjectStore
+
+SHARD_IMAGES = 10_000
+SHARD_DIGITS, KEY_DIGITS = 5, 9
+THEIR_FIELDS = [
+    ("caption", pa.string()),
+    ("url", pa.string()),
+    ("key", pa.string()),
+    ("status", pa.string()),
+    ("error_message", pa.string()),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("original_width", pa.int32()),
+    ("original_height", pa.int32()),
+    ("sha256", pa.string()),
+]
+"""Columns of img2dataset. Nothing was resized; there is a url where the manifest has one."""
+_THEIRS = {name for name, _ in THEIR_FIELDS}
+
+
+def export_webdataset(
+    committed: Committed,
+    destination: ObjectStore,
+    on_progress: Progress,
+    shard_images: int = SHARD_IMAGES,
+    clock: Callable[[], float] = time.time,
+) -> None:
+    """Keys are the shard's number and the image's in it, as img2dataset has them."""
+    described = payload_columns(committed.schema.empty_table()).schema
+    ours = [field for field in described if field.name not in _THEIRS]
+    schema = pa.schema([*THEIR_FIELDS, *ours, METADATA_SCHEMA.field("verdict")])
+    rows, done = committed.rows(), 0
+    for number, shard in enumerate(_shards(rows, shard_images)):
+        began, name = clock(), f"{number:0{SHARD_DIGITS}}"
+        with TarFile() as tar, TableFile(schema) as table:
+            for index, row in enumerate(shard):
+                sample = _sample(row, f"{number * SHARD_IMAGES + index:0{KEY_DIGITS}}")
+                _add(tar, sample, committed.image(row), committed.extension)
+                table.add(sample)
+                done += 1
+                on_progress(done)
+            tar.put(destination, f"{name}.tar")
+            table.put(destination, f"{name}.parquet")
+        put_json(destination, f"{name}_stats.json", _stats(index + 1, began, clock()), indent=4)
+
+
+def _shards(rows: Iterator[Row], size: int) -> Iterator[Iterator[Row]]:
+    """Each must be read to its end before the next."""
+    for first in rows:
+        yield _with(first, islice(rows, size - 1))
+
+
+def _with(first: Row, others: Iterator[Row]) -> Iterator[Row]:
+    yield first
+    yield from others
+
+
+def _sample(row: Row, key: str) -> dict[str, object]:
+    return {
+        **row,
+        "caption": row["prompt"],
+        "url": url if isinstance(url := row.get("url"), str) else None,
+        "key": key,
+        "status": "success",
+        "original_width": row["width"],
+        "original_height": row["height"],
+        "sha256": row["file_sha256"],
+    }
+
+
+def _add(tar: TarFile, sample: dict[str, object], body: bytes, extension: str) -> None:
+    """Nulls are left out: readers take types from the first samples."""
+    left_out = {"file_name", "part_id", "error", "created_at", "device", "attempt", "darkroom_version", "render_s",
+                "encode_s", "rows"}  # fmt: skip
+    told = {name: plain_json(value) for name, value in sample.items() if value is not None and name not in left_out}
+    tar.add(f"{sample['key']}.{extension}", body)
+    tar.add(f"{sample['key']}.json", json.dumps(told, ensure_ascii=False).encode())
+    tar.add(f"{sample['key']}.txt", str(sample["caption"]).encode())
+
+
+def _stats(images: int, began: float, ended: float) -> dict[str, object]:
+    """Nothing was downloaded, so nothing failed at it."""
+    return {
+        "count": images,
+        "successes": images,
+        "failed_to_download": 0,
+        "failed_to_resize": 0,
+        "duration": ended - began,
+        "start_time": began,
+        "end_time": ended,
+        "status_dict": {"success": images},
+    }
