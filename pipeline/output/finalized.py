@@ -40,6 +40,8 @@ class Left:
     """Names of the parts whose rows are in the tables."""
     asked: str = ""
     """Digest of what the requests came from."""
+    replaced: frozenset[str] = field(default=frozenset(), compare=False)
+    """Keys of tables that earlier notes named: there until whoever wrote this one, or the next, has deleted them."""
 
 
 def forget_finalized(store: ObjectStore) -> None:
@@ -53,6 +55,7 @@ def write_finalized(store: ObjectStore, left: Left) -> None:
         "segments": sorted(left.segments),
         "parts": sorted(left.parts),
         "asked": left.asked,
+        "replaced": sorted(left.replaced),
     }
     store.put(FINALIZED_KEY, json.dumps(noted, indent=1).encode())
 
@@ -66,6 +69,7 @@ def read_finalized(store: ObjectStore) -> Left:
             segments=frozenset(noted["segments"]),
             parts=frozenset(noted["parts"]),
             asked=noted["asked"],
+            replaced=frozenset(noted["replaced"]),
         )
     except (ObjectMissingError, ValueError, TypeError, KeyError, AttributeError):
         return Left()

@@ -23,7 +23,7 @@ from pipeline.output.orphans import key_ids, unnamed
 from pipeline.output.outcomes import UNREADABLE, Outcomes, ids_of_hex, united
 from pipeline.output.parallel import in_parallel
 from pipeline.output.segments import Segment, segment_keys
-from pipeline.output.tables import is_table_key, table_keys
+from pipeline.output.tables import is_table_key, table_keys, tables_there
 from pipeline.storage.base import ObjectInfo, ObjectStore
 
 LISTED = 1_000
@@ -97,8 +97,8 @@ class _Verification:
         self._objects = self._size_bytes = 0
         self._table = METADATA_KEY
         """The last file of the images' metadata."""
-        self._finalized = False
-        """There is a note of a finalize that ended."""
+        self._noted = Left()
+        """What the last finalize that ended left."""
 
     def run(self) -> Verified:
         self._check_noted()
@@ -143,7 +143,7 @@ class _Verification:
         left = read_finalized(self._store)
         while (faults := self._faults_of_noted(left)) and left != (now := read_finalized(self._store)):
             left = now
-        self._finalized = bool(left.tables)
+        self._noted = left
         for fault in faults:
             self._add(fault)
 
@@ -156,11 +156,12 @@ class _Verification:
         ]
 
     def _table_ids(self) -> list[Ids] | None:
-        """The ids in ``metadata.parquet`` or the numbered files, None where one cannot be read."""
+        """The ids in ``metadata.parquet`` or the numbered files, those that count; None where one cannot be read."""
         if any(map(is_table_key, self._faulty)):
             return None
         found: list[Ids] = []
-        for key in table_keys(self._store) or [METADATA_KEY]:
+        noted = list(filter(is_table_key, self._noted.tables))
+        for key in noted or table_keys(self._store) or [METADATA_KEY]:
             self._table = key
             read = guarded(key, partial(_ids_in_table, self._store, key))
             if isinstance(read, Fault):
@@ -221,7 +222,7 @@ class _Verification:
             "rows are of an image that has one": sum(map(len, listed)) - len(found),
         }
         details = [f"{count:,} {what}" for what, count in counts.items() if count]
-        if not self._finalized:
+        if not self._noted.tables:
             details.append("the finalize that wrote it has not ended")
         if details:
             self._add(Fault(key=self._table, what="outdated", detail=", ".join(details)))
@@ -236,12 +237,18 @@ class _Verification:
 
     def _orphans(self, parts: Sequence[str]) -> tuple[tuple[ObjectInfo, ...], bool]:
         """What no part names, nor any part committed since; and whether all parts could be asked."""
-        nameless = list(unnamed(self._store, IdSet().union(self._named)))
+        nameless = [*unnamed(self._store, IdSet().union(self._named)), *self._tables_left_over()]
         late = sorted(set(part_keys(self._store)) - set(parts))
         read = list(in_parallel(partial(check_part, self._store), late))
         since = {key for part in read if isinstance(part, Part) for key, _ in part.objects}
         certain = all(isinstance(part, Part) for part in read) and not any(map(is_part_key, self._faulty))
         return tuple(info for info in nameless if info.key not in since), certain
+
+    def _tables_left_over(self) -> list[ObjectInfo]:
+        """Of a finalize that was killed, or that has yet to note them."""
+        found = tables_there(self._store)
+        noted = read_finalized(self._store).tables
+        return [info for info in found if info.key not in noted] if noted else []
 
     def _reading(self, parts: int) -> Reading:
         return Reading(parts_read=len(self._outcomes), parts=parts, objects=self._objects, size_bytes=self._size_bytes)
