@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.distributed.rerender import Compared, Rerendered
 
 _SHOWN = 20
+_ORPHANS_SHOWN = 5
 _LOG_EVERY_S = 10.0
 
 
@@ -135,6 +136,8 @@ def _orphans(found: Verified, facts: dict[str, Any], hours: float) -> list[str]:
         f"orphans    {facts['objects']:,} objects ({_size(facts['bytes'])}) that no part names, "
         f"{facts['old']:,} of them older than {hours:g} h"
     ]
+    lines += [f"  - {key}" for key in facts["first"][:_ORPHANS_SHOWN]]
+    lines += ["  - …; --json names the first 20"] if facts["objects"] > _ORPHANS_SHOWN else []
     if "deleted" not in facts:
         return [*lines, "           --clean deletes the old ones"] if facts["old"] else lines
     if not found.certain:

@@ -249,16 +249,25 @@ def age(store: LocalStore, key: str, hours: float) -> None:
     os.utime(Path(store.uri) / key, (written, written))
 
 
+NOT_OURS = (
+    "metadata/ab/notes.txt", "metadata/" + "a" * 32 + ".parquet", "images/mine.png", "images/ab/" + "a" * 32 + ".png",
+    "images/ab/" + "A" * 32 + "-" + "0" * 8 + ".png", "images/ab/" + "a" * 32 + "-" + "0" * 8 + ".gif",
+    "images/ab/c/" + "a" * 32 + "-" + "0" * 8 + ".png", "shards/left.tar", "data/mine.parquet", "metadata-mine.parquet",
+)  # fmt: skip
+"""Files that somebody put into an output."""
+
+
 def test_orphans_are_deleted_when_they_are_old(store: LocalStore) -> None:
     for info in list(store.list()):
         age(store, info.key, 1000)
     old, young = left_over(store, 1, 25), left_over(store, 2, 23)
-    stray = "metadata/ab/notes.txt"
-    store.put(stray, b"")
+    for key in NOT_OURS:
+        store.put(key, b"")
+        age(store, key, 1000)
     before = {info.key for info in store.list()}
     found = verify(store)
     assert not found.faults
-    assert {info.key for info in found.orphans} == {old, young, stray}
+    assert {info.key for info in found.orphans} == {old, young}
     assert delete_orphans(store, found.orphans, datetime.now(UTC) - timedelta(days=1)) == 1
     assert {info.key for info in store.list()} == before - {old}
 
@@ -309,10 +318,11 @@ def test_an_s3_server(s3_bucket: str) -> None:
     (first, *_) = [info.key for info in store.list("shards/")]
     store.put(first, flip(store.get(first)))
     store.delete(METADATA_KEY)
-    store.put("shards/left.tar", b"x")
+    orphan = f"shards/{'0' * 32}-{'0' * 8}.tar"
+    store.put(orphan, b"x")
     found = verify(store)
     assert {(fault.key, fault.what) for fault in found.faults} == {(first, "corrupt"), (METADATA_KEY, "missing")}
-    assert [info.key for info in found.orphans] == ["shards/left.tar"]
+    assert [info.key for info in found.orphans] == [orphan]
     assert delete_orphans(store, found.orphans, datetime.now(UTC) - timedelta(days=1)) == 0
     assert delete_orphans(store, found.orphans, datetime.now(UTC) + timedelta(days=1)) == 1
     drop_damaged(store, found.damage)
@@ -342,9 +352,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     )
     write_run(store, run)
     run_of(store, "files")
-    left_over(store, 1, 30)
+    orphan = left_over(store, 1, 30)
     assert darkroom(monkeypatch, "verify", store.uri) == 0, "an orphan is no fault"
     said = capsys.readouterr().out
+    assert f"  - {orphan}" in said
     assert "3 parts: 5 images, 1 failed" in said
     assert "1 of them older than 24 h" in said
     assert darkroom(monkeypatch, "verify", store.uri, "--clean") == 0
