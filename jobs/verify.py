@@ -149,10 +149,9 @@ def _next(found: Verified, facts: dict[str, Any], output: str) -> list[str]:
     """What to do about what was found."""
     again = "the same `darkroom render` command again, which renders what is gone"
     if "dropped" in facts:
-        return [
-            f"dropped    {facts['dropped']:,} images and {len(found.damage.parts):,} whole parts",
-            f"next       {again}",
-        ]
+        dropped = f"dropped    {facts['dropped']:,} images and {len(found.damage.parts):,} whole parts"
+        asked = len(found.damage.requests)
+        return [dropped + (f"; {asked:,} objects with requests" if asked else ""), f"next       {again}"]
     if found.counts.get("unreadable"):
         return ["next       make all of it readable for the user who runs Darkroom, and verify again"]
     if found.damage:

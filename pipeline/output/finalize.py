@@ -23,7 +23,7 @@ from pipeline.output.index import CommittedIndex, load_index, part_keys, write_s
 from pipeline.output.layout import FAILURES_KEY, METADATA_KEY, REQUESTS_KEY, part_key, part_of_key
 from pipeline.output.precedence import one_per_task
 from pipeline.output.renewal import OutgrownError, renewed
-from pipeline.output.requests import asked_digest, put_requests
+from pipeline.output.requests import asked_digest, put_requests, request_keys
 from pipeline.output.segments import segment_keys
 from pipeline.output.tables import is_table_key, tables_there
 from pipeline.storage.base import ObjectStore
@@ -80,6 +80,7 @@ def _round(store: ObjectStore, reread: bool, ours: set[str]) -> Finalized:
         tables=written | ({REQUESTS_KEY: requests} if requests else {}),
         segments=frozenset(segment_keys(store)),
         parts=frozenset(parts),
+        requests=frozenset(request_keys(store)),
         asked=asked,
         replaced=frozenset(there & known - written.keys()),
     )

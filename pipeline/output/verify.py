@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.identity import Ids, IdSet
-from pipeline.output.checks import Fault, Part, What, check_object, check_part, check_segment, guarded
+from pipeline.output.checks import Fault, Part, What, check_object, check_part, check_requests, check_segment, guarded
 from pipeline.output.finalized import Left, read_finalized
 from pipeline.output.index import is_part_key, part_keys
-from pipeline.output.layout import METADATA_KEY, part_key, part_of_key
+from pipeline.output.layout import METADATA_KEY, REQUESTS_PREFIX, part_key, part_of_key
 from pipeline.output.orphans import key_ids, unnamed
 from pipeline.output.outcomes import UNREADABLE, Outcomes, ids_of_hex, united
 from pipeline.output.parallel import in_parallel
+from pipeline.output.requests import request_keys
 from pipeline.output.segments import Segment, segment_keys
 from pipeline.output.tables import is_table_key, table_keys, tables_there
 from pipeline.storage.base import ObjectInfo, ObjectStore
@@ -43,9 +44,11 @@ class Damage:
     """Keys of parts that are corrupt, or gone though the index knows them."""
     segments: tuple[str, ...]
     """Keys of index segments that are corrupt."""
+    requests: tuple[str, ...]
+    """Keys of objects with requests that are corrupt or gone."""
 
     def __bool__(self) -> bool:
-        return bool(self.rows or self.parts or self.segments)
+        return bool(self.rows or self.parts or self.segments or self.requests)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +92,7 @@ class _Verification:
         self._counts: Counter[What] = Counter()
         self._faults: list[Fault] = []
         self._faulty: dict[str, What] = {}
-        """Tables, segments and parts with a fault."""
+        """Tables, requests, segments and parts with a fault."""
         self._outcomes: dict[str, Outcomes] = {}
         """By part."""
         self._to_drop: dict[str, _Mask] = {}
@@ -122,12 +125,16 @@ class _Verification:
             faults=tuple(self._faults),
             damage=Damage(
                 rows=self._to_drop,
-                parts=tuple(key for key, what in self._faulty.items() if is_part_key(key) and what != "unreadable"),
+                parts=tuple(self._damaged(is_part_key)),
                 segments=tuple(key for key in segments if self._faulty.get(key) == "corrupt"),
+                requests=tuple(self._damaged(lambda key: key.startswith(REQUESTS_PREFIX))),
             ),
             orphans=orphans,
             certain=certain,
         )
+
+    def _damaged(self, is_such: Callable[[str], bool]) -> Iterator[str]:
+        return (key for key, what in self._faulty.items() if is_such(key) and what != "unreadable")
 
     def _add(self, fault: Fault, *, image: bool = False) -> None:
         if not image:
@@ -144,15 +151,17 @@ class _Verification:
         while (faults := self._faults_of_noted(left)) and left != (now := read_finalized(self._store)):
             left = now
         self._noted = left
-        for fault in faults:
+        requests = in_parallel(partial(check_requests, self._store), request_keys(self._store))
+        for fault in (*faults, *filter(None, requests)):
             self._add(fault)
 
     def _faults_of_noted(self, left: Left) -> list[Fault]:
         checked = in_parallel(lambda table: check_object(self._store, *table), left.tables.items())
-        gone = sorted(left.segments - set(segment_keys(self._store)))
+        gone = {key: "an index segment that finalize left" for key in left.segments - set(segment_keys(self._store))}
+        gone |= {key: "requests that finalize had" for key in left.requests - set(request_keys(self._store))}
         return [
             *(fault for fault in checked if fault is not None),
-            *(Fault(key=key, what="missing", detail="an index segment that finalize left") for key in gone),
+            *(Fault(key=key, what="missing", detail=gone[key]) for key in sorted(gone)),
         ]
 
     def _table_ids(self) -> list[Ids] | None:
