@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.output.checks import What
 from pipeline.output.finalize import finalize
 from pipeline.output.mending import drop_damaged
-from pipeline.output.orphans import delete_orphans
+from pipeline.output.orphans import delete_orphans, sweep
 from pipeline.output.verify import Reading, Verified
 from pipeline.output.verify import verify as read_again
 from pipeline.storage.base import ObjectStore
@@ -30,7 +30,7 @@ _LOG_EVERY_S = 10.0
 
 def verify(
     output: Annotated[str, typer.Argument(help="Local path or s3://bucket/prefix of a run.")],
-    clean: Annotated[bool, typer.Option("--clean", help="Delete old objects that no part names.")] = False,
+    clean: Annotated[bool, typer.Option("--clean", help="Delete old objects that no part names, and unfinished ones.")] = False,
     older_than: Annotated[
         float, typer.Option("--older-than", min=0, metavar="HOURS", help="With --clean: how old they must be.")
     ] = 24,
@@ -62,10 +62,13 @@ def verify(
     facts = _facts(found, before)
     if clean:
         facts["orphans"]["deleted"] = delete_orphans(store, found.orphans, before) if found.certain else 0
+        facts["unfinished"] = sweep(store, before)
     if drop and found.damage:
         facts["dropped"] = drop_damaged(store, found.damage)
         finalize(store, reread=True)
-    lines = [*_found(found, facts), *_orphans(found, facts["orphans"], older_than), *_next(found, facts, output)]
+    lines = [*_found(found, facts), *_orphans(found, facts["orphans"], older_than)]
+    lines += [f"unfinished {facts['unfinished']:,} temporary files or uploads removed"] if facts.get("unfinished") else []
+    lines += _next(found, facts, output)
     typer.echo(json.dumps(facts, indent=1) if as_json else "\n".join(lines))
     if found.counts.get("unreadable") or (found.faults and "dropped" not in facts):
         raise typer.Exit(1)

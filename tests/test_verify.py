@@ -358,8 +358,15 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert f"  - {orphan}" in said
     assert "3 parts: 5 images, 1 failed" in said
     assert "1 of them older than 24 h" in said
+    for folder in ("images/01", "metadata", "."):
+        (tmp_path / folder / f".tmp-1-{'0' * 16}").write_bytes(b"half")
+        age(store, f"{folder}/.tmp-1-{'0' * 16}", 25)
+    (tmp_path / f".tmp-2-{'0' * 16}").write_bytes(b"by a process at work")
     assert darkroom(monkeypatch, "verify", store.uri, "--clean") == 0
-    assert "deleted    1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "deleted    1" in said
+    assert "unfinished 3 temporary files or uploads removed" in said
+    assert [path.name for path in tmp_path.rglob(".tmp-*")] == [f".tmp-2-{'0' * 16}"]
     image = next(store.list("images/")).key
     store.delete(image)
     assert darkroom(monkeypatch, "verify", store.uri, "--json") == 1

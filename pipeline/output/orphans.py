@@ -7,7 +7,7 @@ from hashlib import blake2b
 from itertools import chain, islice
 
 from pipeline.identity import ID_BYTES, Ids, IdSet, ids_from_bytes
-from pipeline.output.layout import DATA_PREFIX, IMAGES_PREFIX, SHARDS_PREFIX, is_payload_key
+from pipeline.output.layout import DATA_PREFIX, IMAGES_PREFIX, SHARDS_PREFIX, WRITTEN_PREFIXES, is_payload_key
 from pipeline.output.parallel import in_parallel
 from pipeline.storage.base import ObjectInfo, ObjectStore
 
@@ -36,6 +36,11 @@ def delete_orphans(store: ObjectStore, orphans: Sequence[ObjectInfo], before: da
     """
     old = [info.key for info in orphans if info.modified < before]
     return sum(in_parallel(partial(_delete_if_old, store, before), old))
+
+
+def sweep(store: ObjectStore, before: datetime) -> int:
+    """Remove what killed writers left unfinished before a moment; returns how many there were."""
+    return sum(store.sweep(prefix, before) for prefix in WRITTEN_PREFIXES)
 
 
 def _delete_if_old(store: ObjectStore, before: datetime, key: str) -> bool:

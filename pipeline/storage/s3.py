@@ -133,6 +133,10 @@ class S3Store:
         except ObjectMissingError:  # AWS says 204 here, other servers 404
             return
 
+    def sweep(self, prefix: str, before: datetime) -> int:
+        """Abort the uploads of objects whose key begins with `prefix` that were begun before a moment."""
+        return sum(self._abort(upload) for upload in self._uploads(prefix) if _utc(upload["Initiated"]) < before)
+
     def open(self, key: str) -> BinaryIO:
         """Open the object for reading; each read is one ranged request. Raises ObjectMissingError."""
         size_bytes = self._require(key).size_bytes
@@ -142,6 +146,30 @@ class S3Store:
     def check_writable(self) -> None:
         """Write and delete a small object under `_darkroom/`."""
         prove_writable(self)
+
+    def _uploads(self, prefix: str) -> Iterator[Any]:
+        """What the server says of each unfinished upload, a page of up to 1,000 per request."""
+        arguments = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
+        while True:
+            page = self._insist(lambda client: client.list_multipart_uploads(**arguments), f"listing uploads {prefix!r}")
+            yield from page.get("Uploads", ())
+            if not page.get("IsTruncated"):
+                return
+            arguments |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def _abort(self, upload: Any) -> bool:
+        target = {"Bucket": self._bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+
+        def send(client: Any) -> bool:
+            try:
+                client.abort_multipart_upload(**target)
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") in ("NoSuchUpload", "NoSuchKey"):
+                    return False  # it has ended since
+                raise
+            return True
+
+        return self._insist(send, f"aborting the upload of {upload['Key']!r}")
 
     def _full(self, key: str) -> str:
         return self._prefix + check_key(key)

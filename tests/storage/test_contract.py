@@ -8,8 +8,10 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -187,6 +189,56 @@ def test_pickles_before_and_after_use(store: ObjectStore) -> None:
         copy.put("a", b"x")
         assert store.get("a") == b"x"
         assert copy.uri == store.uri
+
+
+def abandon(store: ObjectStore, key: str, old: bool) -> Callable[[], bool]:
+    """Begin to put an object as a process does that is killed then; returns whether what it left is still there."""
+    if isinstance(store, LocalStore):
+        path = Path(store.uri) / key
+        left = path.parent / f".tmp-77-{sha256(key.encode()).hexdigest()[:16]}"
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.write_bytes(b"half of it")
+        os.utime(left, (1, 1) if old else None)
+        return left.exists
+    bucket, _, prefix = store.uri.removeprefix("s3://").partition("/")
+    client = boto3.session.Session().client("s3")
+    upload = client.create_multipart_upload(Bucket=bucket, Key=f"{prefix}/{key}")["UploadId"]
+    client.upload_part(Bucket=bucket, Key=f"{prefix}/{key}", UploadId=upload, PartNumber=1, Body=b"half of it")
+
+    def there() -> bool:
+        return upload in {found["UploadId"] for found in client.list_multipart_uploads(Bucket=bucket).get("Uploads", ())}
+
+    return there
+
+
+def test_what_killed_writers_left_is_swept_when_it_is_old(store: ObjectStore) -> None:
+    store.put("a/whole", b"x")
+    assert store.sweep("a/", datetime.now(UTC)) == store.sweep("never/was/", datetime.now(UTC)) == 0
+    left = {key: abandon(store, key, old=True) for key in ("a/b", "a/c/d", "b/e", "metadata.parquet")}
+    assert all(there() for there in left.values())
+    assert keys(store) == ["a/whole"]
+    long_ago = datetime.fromtimestamp(0, UTC)
+    assert [store.sweep(prefix, long_ago) for prefix in ("a/", "b/", "metadata")] == [0, 0, 0]
+    soon = datetime.now(UTC) + timedelta(minutes=1)
+    assert store.sweep("a/", soon) == 2
+    assert {key for key, there in left.items() if there()} == {"b/e", "metadata.parquet"}
+    assert store.sweep("metadata", soon) == 1
+    assert {key for key, there in left.items() if there()} == {"b/e"}
+    assert store.sweep("", soon) == 1
+    assert store.get("a/whole") == b"x"
+
+
+def test_a_file_that_only_looks_temporary_is_not_swept(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    store = LocalStore(root)
+    store.put("a/b", b"x")
+    (tmp_path / "elsewhere").mkdir()
+    (root / "a" / "link").symlink_to(tmp_path / "elsewhere")
+    for path in (root / "a" / ".tmp-mine", root / "a" / ".tmp-1-2", tmp_path / "elsewhere" / f".tmp-1-{'0' * 16}"):
+        path.write_bytes(b"")
+    assert store.sweep("a/", datetime.now(UTC) + timedelta(minutes=1)) == 0
+    assert abandon(store, "a/young", old=False)()
+    assert store.sweep("a/", datetime.now(UTC) - timedelta(minutes=1)) == 0
 
 
 def test_open_seeks_and_reads(store: ObjectStore) -> None:
