@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from jobs import cli
-from pipeline.errors import StoreDeniedError
+from pipeline.errors import ObjectReplacedError, StoreDeniedError
 from pipeline.identity import IdSet, RunConstants
 from pipeline.output import verify as verify_module
 from pipeline.output.finalize import finalize
@@ -327,6 +328,33 @@ def test_an_s3_server(s3_bucket: str) -> None:
     assert delete_orphans(store, found.orphans, datetime.now(UTC) + timedelta(days=1)) == 1
     drop_damaged(store, found.damage)
     finalize(store)
+    assert not verify(store).faults
+
+
+def test_a_table_that_is_replaced_while_it_is_read(tmp_path: Path) -> None:
+    class Replaced(LocalStore):
+        """Some opened tables turn out to be replaced."""
+
+        left = 0
+
+        def get_range(self, key: str, start: int, length: int) -> bytes:
+            return LocalStore(tmp_path).get_range(key, start, length)
+
+        def open(self, key: str) -> BinaryIO:
+            if key == METADATA_KEY and self.left:
+                self.left -= 1
+                raise ObjectReplacedError("meanwhile")
+            return super().open(key)
+
+    store = Replaced(tmp_path)
+    run_of(store, "files")
+    store.left = 2
+    assert not verify(store).faults
+    store.left = 3
+    assert [(fault.key, fault.what) for fault in verify(store).faults] == [(METADATA_KEY, "outdated")]
+    put(store, "files", rendered(7))
+    store.left = 2
+    assert finalize(store).ok == 6
     assert not verify(store).faults
 
 

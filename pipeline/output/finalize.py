@@ -15,7 +15,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from pipeline.errors import ObjectMissingError
+from pipeline.errors import ObjectMissingError, ObjectReplacedError
 from pipeline.output.card import write_card
 from pipeline.output.checks import check_object
 from pipeline.output.finalized import Left, Table, read_finalized, write_finalized
@@ -53,7 +53,7 @@ def finalize(store: ObjectStore, *, reread: bool = False) -> Finalized:
     for rounds_left in reversed(range(_ROUNDS)):
         try:
             made = _round(store, reread, ours)
-        except ObjectMissingError:
+        except (ObjectMissingError, ObjectReplacedError):
             if not rounds_left:
                 raise
             continue  # what was read has been replaced

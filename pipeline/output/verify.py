@@ -6,6 +6,7 @@ what is committed meanwhile makes at most a table look outdated. Memory holds 17
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.errors import ObjectReplacedError
 from pipeline.identity import Ids, IdSet
 from pipeline.output.checks import Fault, Part, What, check_object, check_part, check_requests, check_segment, guarded
 from pipeline.output.finalized import Left, read_finalized
@@ -31,6 +33,8 @@ LISTED = 1_000
 """So many faults are named; all are counted."""
 
 _BATCH_ROWS = 2**18
+_TRIES = 3
+"""To read a table that is replaced while it is read."""
 _Mask = NDArray[np.bool_]
 
 
@@ -264,12 +268,14 @@ class _Verification:
 
 
 def _ids_in_table(store: ObjectStore, key: str) -> list[Ids] | Fault:
-    with store.open(key) as file:
-        try:
-            batches = pq.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=["task_id"])
-            return [ids_of_hex(pa.Table.from_batches([batch])["task_id"]) for batch in batches]
-        except UNREADABLE as error:
-            return Fault(key=key, what="corrupt", detail=f"no table: {error}")
+    for _ in range(_TRIES):
+        with suppress(ObjectReplacedError), store.open(key) as file:
+            try:
+                batches = pq.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=["task_id"])
+                return [ids_of_hex(pa.Table.from_batches([batch])["task_id"]) for batch in batches]
+            except UNREADABLE as error:
+                return Fault(key=key, what="corrupt", detail=f"no table: {error}")
+    return _replaced(key)
 
 
 def _replaced(key: str) -> Fault:

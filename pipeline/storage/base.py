@@ -75,7 +75,8 @@ class ObjectStore(Protocol):
     def open(self, key: str) -> BinaryIO:
         """Open the object for seeking and reading; only what is read is fetched. Raises ObjectMissingError.
 
-        The file belongs to one thread. Close it after use.
+        The file belongs to one thread. Close it after use. Should the object be replaced meanwhile, it goes on as it was
+        or raises ObjectReplacedError; it never mixes the two.
         """
 
     def check_writable(self) -> None:

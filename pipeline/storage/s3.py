@@ -100,8 +100,7 @@ class S3Store:
         if length == 0:  # HTTP has no way to ask for nothing
             self._require(key)
             return b""
-        target = {"Bucket": self._bucket, "Key": self._full(key)}
-        return self._got(self._insist(lambda client: _read_range(client, target, start, length), f"reading {key!r}"))
+        return self._ranged({"Bucket": self._bucket, "Key": self._full(key)}, key, start, length)
 
     def head(self, key: str) -> ObjectInfo | None:
         """Return size and time of the object, None if there is none.
@@ -138,9 +137,15 @@ class S3Store:
         return sum(self._abort(upload) for upload in self._uploads(prefix) if _utc(upload["Initiated"]) < before)
 
     def open(self, key: str) -> BinaryIO:
-        """Open the object for reading; each read is one ranged request. Raises ObjectMissingError."""
-        size_bytes = self._require(key).size_bytes
-        reader = RangeReader(lambda start, length: self.get_range(key, start, length), size_bytes)
+        """Open the object for reading; each read is one ranged request. Raises ObjectMissingError.
+
+        Reads raise ObjectReplacedError once it has been replaced, if the server obeys If-Match.
+        """
+        target = {"Bucket": self._bucket, "Key": self._full(key)}
+        found = self._insist(lambda client: client.head_object(**target), f"looking at {key!r}")
+        if not found.get("ETag", "W/").startswith("W/"):  # a weak one never matches
+            target["IfMatch"] = found["ETag"]
+        reader = RangeReader(lambda start, length: self._ranged(target, key, start, length), found["ContentLength"])
         return cast(BinaryIO, reader)  # a raw file does all a BinaryIO for reading does, without being one by name
 
     def check_writable(self) -> None:
@@ -185,6 +190,9 @@ class S3Store:
             key = item["Key"][len(self._prefix) :]
             if is_key(key):
                 yield ObjectInfo(key=key, size_bytes=item["Size"], modified=_utc(item["LastModified"]))
+
+    def _ranged(self, target: dict[str, str], key: str, start: int, length: int) -> bytes:
+        return self._got(self._insist(lambda client: _read_range(client, target, start, length), f"reading {key!r}"))
 
     def _got(self, body: bytes) -> bytes:
         self._meter.add(Traffic(bytes_got=len(body)))

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ObjectMissingError
+from pipeline.errors import ObjectMissingError, ObjectReplacedError
 from pipeline.storage.base import ObjectStore, check_key, is_key
 from pipeline.storage.local import LocalStore
 from pipeline.storage.s3 import S3Store
@@ -257,6 +257,43 @@ def test_open_seeks_and_reads(store: ObjectStore) -> None:
             file.seek(-1)
     with pytest.raises(ValueError, match="closed"):
         file.read(1)
+
+
+@pytest.mark.parametrize("size_bytes", [100_000, 20 * MIB])
+def test_an_opened_object_that_is_replaced_is_not_mixed(store: ObjectStore, size_bytes: int) -> None:
+    """Of the same size, so that nothing else tells of it."""
+    bodies = [random.Random(number).randbytes(size_bytes) for number in range(2)]
+    store.put("a", bodies[0])
+    with store.open("a") as file:
+        assert file.read(1000) == bodies[0][:1000]
+        store.put("a", bodies[0])
+        assert file.read(1000) == bodies[0][1000:2000], "the same bytes are the same object"
+        store.put("a", bodies[1])
+        if isinstance(store, S3Store):
+            with pytest.raises(ObjectReplacedError, match=r"reading 'a' in bucket .* written anew"):
+                file.read(1000)
+        else:
+            assert file.read() == bodies[0][2000:]
+    with store.open("a") as file:
+        assert file.read() == bodies[1]
+
+
+def test_a_parquet_file_that_is_replaced_while_it_is_read(store: ObjectStore) -> None:
+    """The error comes through pyarrow as it is."""
+    sinks = []
+    for first in (0, 1):
+        sinks.append(io.BytesIO())
+        numbers = random.Random(first).choices(range(10**9), k=50_000)
+        pq.write_table(pa.table({"n": numbers}), sinks[-1], row_group_size=10_000)
+    store.put("m", sinks[0].getvalue())
+    with store.open("m") as file, pq.ParquetFile(file) as parquet:
+        parquet.read_row_group(0)
+        store.put("m", sinks[1].getvalue())
+        if isinstance(store, S3Store):
+            with pytest.raises(ObjectReplacedError):
+                parquet.read_row_group(3)
+        else:
+            parquet.read_row_group(3)
 
 
 def test_reads_parquet_through_open(store: ObjectStore) -> None:
