@@ -30,7 +30,9 @@ _LOG_EVERY_S = 10.0
 
 def verify(
     output: Annotated[str, typer.Argument(help="Local path or s3://bucket/prefix of a run.")],
-    clean: Annotated[bool, typer.Option("--clean", help="Delete old objects that no part names, and unfinished ones.")] = False,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Delete old objects that no part names, and unfinished ones.")
+    ] = False,
     older_than: Annotated[
         float, typer.Option("--older-than", min=0, metavar="HOURS", help="With --clean: how old they must be.")
     ] = 24,
@@ -67,7 +69,9 @@ def verify(
         facts["dropped"] = drop_damaged(store, found.damage)
         finalize(store, reread=True)
     lines = [*_found(found, facts), *_orphans(found, facts["orphans"], older_than)]
-    lines += [f"unfinished {facts['unfinished']:,} temporary files or uploads removed"] if facts.get("unfinished") else []
+    lines += (
+        [f"unfinished {facts['unfinished']:,} temporary files or uploads removed"] if facts.get("unfinished") else []
+    )
     lines += _next(found, facts, output)
     typer.echo(json.dumps(facts, indent=1) if as_json else "\n".join(lines))
     if found.counts.get("unreadable") or (found.faults and "dropped" not in facts):

@@ -54,7 +54,7 @@ class DigestCache:
 
 
 def _is_blob_of_hub(path: Path, target: Path) -> bool:
-    """Whether a link of ``models--org--name/snapshots/<commit>/`` leads to a SHA-256 in ``blobs/`` of the same model."""
+    """Whether a link in ``models--org--name/snapshots/`` leads to a SHA-256 in ``blobs/`` of the same model."""
     model = target.parent.parent
     if not path.is_symlink() or target.parent.name != "blobs" or not _SHA256.fullmatch(target.name):
         return False

@@ -23,7 +23,16 @@ METADATA_KEY = "metadata.parquet"
 FAILURES_KEY = "failures.parquet"
 REQUESTS_KEY = "requests.parquet"
 CARD_KEY = "README.md"
-WRITTEN_PREFIXES = (IMAGES_PREFIX, SHARDS_PREFIX, DATA_PREFIX, PARTS_PREFIX, "_darkroom/", "metadata", "failures", "requests")
+WRITTEN_PREFIXES = (
+    IMAGES_PREFIX,
+    SHARDS_PREFIX,
+    DATA_PREFIX,
+    PARTS_PREFIX,
+    "_darkroom/",
+    "metadata",
+    "failures",
+    "requests",
+)
 """What every key of an output begins with, but for the card's."""
 
 _NAME = r"[0-9a-f]{32}-[0-9a-f]{8}"

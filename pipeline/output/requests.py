@@ -41,8 +41,8 @@ _READERS = 16
 def write_requests(store: ObjectStore, tables: Iterable[pa.Table]) -> None:
     """Store a launch's requests (``pipeline/planning/requests.py``) in objects named by digest, if not there already.
 
-    One that is there is read: what somebody damaged is written again. Requests of the latest launch count, see ``united_requests``: so what is there but older than the objects of other
-    launches is written once more.
+    One that is there is read: what somebody damaged is written again. Requests of the latest launch count, see
+    ``united_requests``: so what is there but older than the objects of other launches is written once more.
     """
     there = {info.key: info.modified for info in store.list(REQUESTS_PREFIX)}
     ours: set[str] = set()

@@ -161,8 +161,8 @@ class _Verification:
 
     def _faults_of_noted(self, left: Left) -> list[Fault]:
         checked = in_parallel(lambda table: check_object(self._store, *table), left.tables.items())
-        gone = {key: "an index segment that finalize left" for key in left.segments - set(segment_keys(self._store))}
-        gone |= {key: "requests that finalize had" for key in left.requests - set(request_keys(self._store))}
+        gone = dict.fromkeys(left.segments - set(segment_keys(self._store)), "an index segment that finalize left")
+        gone |= dict.fromkeys(left.requests - set(request_keys(self._store)), "requests that finalize had")
         return [
             *(fault for fault in checked if fault is not None),
             *(Fault(key=key, what="missing", detail=gone[key]) for key in sorted(gone)),

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -153,14 +154,19 @@ class S3Store:
         prove_writable(self)
 
     def _uploads(self, prefix: str) -> Iterator[Any]:
-        """What the server says of each unfinished upload, a page of up to 1,000 per request."""
-        arguments = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
-        while True:
-            page = self._insist(lambda client: client.list_multipart_uploads(**arguments), f"listing uploads {prefix!r}")
-            yield from page.get("Uploads", ())
-            if not page.get("IsTruncated"):
+        """What the server says of each unfinished upload, a page of up to 1,000 per request.
+
+        A page with nothing new is the last, whatever the server says: not all of them go on where they are told to.
+        """
+        place, page, seen = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}, dict[str, Any](), set[str]()
+        while not page or page.get("IsTruncated"):
+            after = {f"{name}Marker": page[f"Next{name}Marker"] for name in ("Key", "UploadId")} if page else {}
+            page = self._insist(partial(_list_uploads, place | after), f"listing uploads {prefix!r}")
+            new = [upload for upload in page.get("Uploads", ()) if upload["UploadId"] not in seen]
+            yield from new
+            if not new:
                 return
-            arguments |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+            seen.update(upload["UploadId"] for upload in new)
 
     def _abort(self, upload: Any) -> bool:
         target = {"Bucket": self._bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
@@ -268,6 +274,10 @@ def _connect(settings: S3Settings) -> Any:
             f"{public_endpoint(client.meta.endpoint_url)}: take user and password out of the address"
         )
     return client
+
+
+def _list_uploads(arguments: dict[str, str], client: Any) -> Any:
+    return client.list_multipart_uploads(**arguments)
 
 
 def _read_all(answer: Any) -> bytes:

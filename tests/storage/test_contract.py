@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ObjectMissingError, ObjectReplacedError
+from pipeline.storage import s3
 from pipeline.storage.base import ObjectStore, check_key, is_key
 from pipeline.storage.local import LocalStore
 from pipeline.storage.s3 import S3Store
@@ -206,12 +207,16 @@ def abandon(store: ObjectStore, key: str, old: bool) -> Callable[[], bool]:
     client.upload_part(Bucket=bucket, Key=f"{prefix}/{key}", UploadId=upload, PartNumber=1, Body=b"half of it")
 
     def there() -> bool:
-        return upload in {found["UploadId"] for found in client.list_multipart_uploads(Bucket=bucket).get("Uploads", ())}
+        return upload in {
+            found["UploadId"] for found in client.list_multipart_uploads(Bucket=bucket).get("Uploads", ())
+        }
 
     return there
 
 
-def test_what_killed_writers_left_is_swept_when_it_is_old(store: ObjectStore) -> None:
+def test_what_killed_writers_left_is_swept_when_it_is_old(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = s3._list_uploads
+    monkeypatch.setattr(s3, "_list_uploads", lambda place, client: listed(place | {"MaxUploads": 1}, client))
     store.put("a/whole", b"x")
     assert store.sweep("a/", datetime.now(UTC)) == store.sweep("never/was/", datetime.now(UTC)) == 0
     left = {key: abandon(store, key, old=True) for key in ("a/b", "a/c/d", "b/e", "metadata.parquet")}
