@@ -2,24 +2,17 @@
 
 import json
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import typer
 
 from jobs import options
 from jobs.runs import open_run
-from pipeline.identity import IdSet, ids_from_bytes
-from pipeline.output.finalize import one_per_task
-from pipeline.output.index import load_index
+from pipeline.output.failures import failed_rows
+from pipeline.output.index import CommittedIndex, load_index
 from pipeline.output.launch_note import LaunchNote, read_notes
-from pipeline.output.layout import PARTS_PREFIX
-from pipeline.output.part import read_part
 from pipeline.storage.base import ObjectStore
 
-_READERS = 16
 _REASONS_SHOWN = 20
 
 
@@ -54,7 +47,7 @@ def _facts(store: ObjectStore) -> dict[str, Any]:
     return {
         "ok": ok,
         "failed": failed,
-        "failed_by_reason": _reasons(store, index.failed) if failed else {},
+        "failed_by_reason": _reasons(store, index) if failed else {},
         "planned": None if last is None else last.planned,
         "remaining": None if last is None else _remaining(last, ok + failed),
         "launches": len(notes),
@@ -67,12 +60,9 @@ def _remaining(note: LaunchNote, done: int) -> int:
     return max(0, note.to_render - (done - note.committed_before))
 
 
-def _reasons(store: ObjectStore, failed: IdSet) -> dict[str, int]:
-    """Failed images by what is said of them; the most frequent reasons first, adding up to all of ``failed``."""
-    keys = [info.key for info in store.list(PARTS_PREFIX)]
-    with ThreadPoolExecutor(_READERS) as pool:
-        tables = list(pool.map(lambda key: _failed_rows(store, key, failed), keys))
-    rows = one_per_task(pa.concat_tables(tables))
+def _reasons(store: ObjectStore, index: CommittedIndex) -> dict[str, int]:
+    """Failed images by what is said of them; the most frequent reasons first, adding up to all of them."""
+    rows = failed_rows(store, index)
     counts = Counter(
         f"{verdict}: {error}"
         for verdict, error in zip(rows["verdict"].to_pylist(), rows["error"].to_pylist(), strict=True)
@@ -80,11 +70,3 @@ def _reasons(store: ObjectStore, failed: IdSet) -> dict[str, int]:
     shown = dict(counts.most_common(_REASONS_SHOWN))
     others = counts.total() - sum(shown.values())
     return shown | ({"other reasons": others} if others else {})
-
-
-def _failed_rows(store: ObjectStore, key: str, failed: IdSet) -> pa.Table:
-    """The failed rows of a part whose tasks no other attempt has made good."""
-    rows = read_part(store, key, ["task_id", "part_id", "status", "verdict", "error", "created_at"])
-    rows = rows.filter(pc.equal(rows["status"], "failed"))
-    ids = ids_from_bytes(bytes.fromhex("".join(rows["task_id"].to_pylist())))
-    return rows.filter(pa.array(failed.contains(ids)))

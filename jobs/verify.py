@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.output.checks import What
 from pipeline.output.finalize import finalize
 from pipeline.output.mending import drop_damaged
-from pipeline.output.orphans import delete_orphans
+from pipeline.output.orphans import delete_orphans, sweep
 from pipeline.output.verify import Reading, Verified
 from pipeline.output.verify import verify as read_again
 from pipeline.storage.base import ObjectStore
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from pipeline.distributed.rerender import Compared, Rerendered
 
 _SHOWN = 20
+_ORPHANS_SHOWN = 5
 _LOG_EVERY_S = 10.0
 
 
 def verify(
     output: Annotated[str, typer.Argument(help="Local path or s3://bucket/prefix of a run.")],
-    clean: Annotated[bool, typer.Option("--clean", help="Delete old objects that no part names.")] = False,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Delete old objects that no part names, and unfinished ones.")
+    ] = False,
     older_than: Annotated[
         float, typer.Option("--older-than", min=0, metavar="HOURS", help="With --clean: how old they must be.")
     ] = 24,
@@ -61,10 +64,15 @@ def verify(
     facts = _facts(found, before)
     if clean:
         facts["orphans"]["deleted"] = delete_orphans(store, found.orphans, before) if found.certain else 0
+        facts["unfinished"] = sweep(store, before)
     if drop and found.damage:
         facts["dropped"] = drop_damaged(store, found.damage)
         finalize(store, reread=True)
-    lines = [*_found(found, facts), *_orphans(found, facts["orphans"], older_than), *_next(found, facts, output)]
+    lines = [*_found(found, facts), *_orphans(found, facts["orphans"], older_than)]
+    lines += (
+        [f"unfinished {facts['unfinished']:,} temporary files or uploads removed"] if facts.get("unfinished") else []
+    )
+    lines += _next(found, facts, output)
     typer.echo(json.dumps(facts, indent=1) if as_json else "\n".join(lines))
     if found.counts.get("unreadable") or (found.faults and "dropped" not in facts):
         raise typer.Exit(1)
@@ -135,6 +143,8 @@ def _orphans(found: Verified, facts: dict[str, Any], hours: float) -> list[str]:
         f"orphans    {facts['objects']:,} objects ({_size(facts['bytes'])}) that no part names, "
         f"{facts['old']:,} of them older than {hours:g} h"
     ]
+    lines += [f"  - {key}" for key in facts["first"][:_ORPHANS_SHOWN]]
+    lines += ["  - …; --json names the first 20"] if facts["objects"] > _ORPHANS_SHOWN else []
     if "deleted" not in facts:
         return [*lines, "           --clean deletes the old ones"] if facts["old"] else lines
     if not found.certain:
@@ -146,10 +156,9 @@ def _next(found: Verified, facts: dict[str, Any], output: str) -> list[str]:
     """What to do about what was found."""
     again = "the same `darkroom render` command again, which renders what is gone"
     if "dropped" in facts:
-        return [
-            f"dropped    {facts['dropped']:,} images and {len(found.damage.parts):,} whole parts",
-            f"next       {again}",
-        ]
+        dropped = f"dropped    {facts['dropped']:,} images and {len(found.damage.parts):,} whole parts"
+        asked = len(found.damage.requests)
+        return [dropped + (f"; {asked:,} objects with requests" if asked else ""), f"next       {again}"]
     if found.counts.get("unreadable"):
         return ["next       make all of it readable for the user who runs Darkroom, and verify again"]
     if found.damage:

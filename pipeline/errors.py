@@ -9,6 +9,7 @@
     │   └── RunMismatchError    the output holds a run whose pixels were decided by other settings
     ├── StoreError              the object store did not do what it was asked
     │   ├── ObjectMissingError  no object under that key: the caller decides what that means
+    │   ├── ObjectReplacedError it was written anew while it was read: read it once more, from its start
     │   ├── StoreDeniedError    credentials, permission, or no such bucket: a person must act
     │   └── StoreUnavailableError  it kept failing after every retry: run again later
     ├── RenderError             one task cannot be rendered: it becomes a failed row, its neighbours go on
@@ -116,6 +117,10 @@ class StoreError(DarkroomError):
 
 class ObjectMissingError(StoreError):
     """No object under that key."""
+
+
+class ObjectReplacedError(StoreError):
+    """Another object lies under that key than when it was opened."""
 
 
 class StoreDeniedError(StoreError):

@@ -1,9 +1,11 @@
 """Tables from random parts against a plain oracle, in one file and in several, and a finalize that dies anywhere."""
 
 import io
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -89,9 +91,14 @@ def read(store: ObjectStore, key: str) -> pa.Table:
     return pq.read_table(io.BytesIO(store.get(key)))
 
 
-def check(store: ObjectStore, made: Finalized) -> None:
-    """The tables are what the parts say, each in order and bounded, and exactly those of the note."""
-    images = {key: read(store, key) for key in table_keys(store)}
+def check(store: ObjectStore, made: Finalized, *, killed: bool = False) -> None:
+    """The tables are what the parts say, each in order and bounded, and exactly those of the note.
+
+    Where a finalize was ``killed`` there may be numbered files of it that nothing names.
+    """
+    left = read_finalized(store)
+    images = {key: read(store, key) for key in table_keys(store) if not killed or key in left.tables}
+    assert METADATA_KEY in images or not store.head(METADATA_KEY)
     rows = {key: table.select(METADATA_SCHEMA.names).to_pylist() for key, table in images.items()}
     wanted = expected(store)
     ok = [row for row in wanted if row["status"] == "ok"]
@@ -103,7 +110,6 @@ def check(store: ObjectStore, made: Finalized) -> None:
     bad = [row for row in wanted if row["status"] != "ok"]
     assert (read(store, FAILURES_KEY).select(METADATA_SCHEMA.names).to_pylist() if bad else bad) == bad
     assert (made.ok, made.failed) == (len(ok), len(bad))
-    left = read_finalized(store)
     assert {key for key in left.tables if is_table_key(key)} == images.keys()
     assert not any(check_object(store, *item) for item in left.tables.items())
     assert left.parts == set(map(part_of_key, part_keys(store)))
@@ -276,8 +282,11 @@ def struck(before: LocalStore, at: int, how: How, folder: Path) -> str | None:
     left = read_finalized(store)
     assert not any(check_object(store, *item) for item in left.tables.items()), (mortal.struck, how)
     if mortal.struck is None or mortal.struck.startswith(("put", "delete")):
-        check(store, finalize(store))
+        check(store, finalize(store), killed=True)
         assert store.head(CARD_KEY)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pipeline.output.finalize._ABANDONED_AFTER", timedelta(0))
+            check(store, finalize(store))
     shutil.rmtree(folder)
     return mortal.struck
 
@@ -307,14 +316,75 @@ def test_verify_says_what_is_outdated_and_what_is_left_over(tmp_path: Path) -> N
     commit(store, rendered(9))
     assert [(fault.key, fault.what) for fault in verify(store).faults] == [(last, "outdated")]
     finalize(store)
-    store.put("metadata-00077.parquet", store.get(table_keys(store)[0]))
-    assert [fault.what for fault in verify(store).faults] == ["outdated"]
+    left_over = "metadata-00077.parquet"
+    store.put(left_over, store.get(table_keys(store)[0]))
     store.put("metadata-1.parquet", b"somebody's own")
-    finalize(store)
-    assert not verify(store).faults
-    assert "metadata-00077.parquet" not in table_keys(store)
+    for hours, stays in ((23, True), (25, False)):
+        written = time.time() - 3600 * hours
+        os.utime(tmp_path / left_over, (written, written))
+        found = verify(store)
+        assert (found.faults, [info.key for info in found.orphans]) == ((), [left_over])
+        finalize(store)
+        assert (left_over in table_keys(store)) is stays
+    assert not verify(store).orphans
     assert store.head("metadata-1.parquet")
     assert read_finalized(store) != Left()
+
+
+Between = Callable[[ObjectStore], object]
+
+
+class Overtaken(LocalStore):
+    """Once, just before or after an object whose key begins so is put, something else is done."""
+
+    moment: tuple[str, str, Between] | None = None
+
+    def put(self, key: str, body: bytes) -> None:
+        self._meet("before", key)
+        super().put(key, body)
+        self._meet("after", key)
+
+    def put_file(self, key: str, file: BinaryIO) -> None:
+        self._meet("before", key)
+        super().put_file(key, file)
+        self._meet("after", key)
+
+    def delete(self, key: str) -> None:
+        self._meet("deleting", key)
+        super().delete(key)
+
+    def _meet(self, when: str, key: str) -> None:
+        if self.moment is not None and when == self.moment[0] and key.startswith(self.moment[1]):
+            (_, _, between), self.moment = self.moment, None
+            between(LocalStore(Path(self.uri)))
+
+
+@pytest.mark.parametrize("key", ["metadata-", "_darkroom/finalized"])
+@pytest.mark.parametrize("when", ["before", "after", "deleting"])
+@pytest.mark.parametrize("more", [0, 1, 4])
+@pytest.mark.parametrize("grown", [False, True])
+def test_two_finalizers_of_numbered_files(tmp_path: Path, key: str, when: str, more: int, grown: bool) -> None:
+    """The other one has all of its work to do, or a note to begin with; it knows the same parts, or more."""
+    store = Overtaken(tmp_path)
+    put(store, [(number, True, 0) for number in range(5)], 1)
+    if grown:
+        finalize(store)
+        put(store, [(number, True, 0) for number in range(5, 7)], 2)
+
+    def other(theirs: ObjectStore) -> None:
+        if more:
+            put(theirs, [(number, True, 0) for number in range(7, 7 + more)], 3)
+        finalize(theirs)
+
+    store.moment = (when, key, other)
+    made = finalize(store)
+    assert store.moment is None or when == "deleting"
+    unseen = (when, key) == ("before", "_darkroom/finalized")
+    """The note that is overwritten has been there for a moment: what it named is left over."""
+    check(store, made, killed=unseen)
+    found = verify(store)
+    assert {fault.key for fault in found.faults} == {"images/x"}, "which is not there, and all else is"
+    assert unseen or not found.orphans
 
 
 @pytest.mark.parametrize("layout", get_args(Layout))

@@ -269,6 +269,60 @@ def test_a_data_file_has_the_columns_as_they_are(tmp_path: Path) -> None:
     assert not set(data.column_names) & {"created_at", "device", "attempt", "darkroom_version", "render_s", "rows"}
 
 
+EXTREMES: dict[str, tuple[pa.Array, list[Any]]] = {
+    "day": (pa.array([2**31 - 1, 0], pa.int32()).view(pa.date32()), ["2147483647", "1970-01-01"]),
+    "at": (pa.array([-(2**62), 1], pa.int64()).view(pa.timestamp("us")), [str(-(2**62)), "1970-01-01T00:00:00.000001"]),
+    "ms": (pa.array([2**62, None], pa.int64()).view(pa.timestamp("ms", tz="UTC")), [str(2**62), None]),
+    "zone": (
+        pa.array([0, 2**62], pa.int64()).view(pa.timestamp("us", tz="Mars/Phobos")),
+        ["1970-01-01T00:00:00+00:00", str(2**62)],
+    ),
+    "long": (pa.array([2**62, 90_000], pa.int64()).view(pa.duration("ms")), [str(2**62), "0:01:30"]),
+    "clock": (pa.array([2**62, 3], pa.int64()).view(pa.time64("us")), [str(2**62), "00:00:00.000003"]),
+}
+NESTED = pa.StructArray.from_arrays(
+    [
+        pa.array([[0], [2**62]], pa.list_(pa.int64())).cast(pa.list_(pa.timestamp("us"))),
+        pa.array([[("a", 2**62)], []], pa.map_(pa.string(), pa.duration("s"))),
+    ],
+    names=["list", "map"],
+)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_times_that_python_has_no_place_for(tmp_path: Path, layout: Layout) -> None:
+    """In a second part the same columns are numbers, so that the tables hold both as text."""
+    store, facts = LocalStore(tmp_path), replace(FACTS, packing=packing_of(layout))
+    for numbers, others in (((1, 2), False), ((3, 4), True)):
+        shard = shard_of(*numbers)
+        for name, (values, _) in EXTREMES.items():
+            shard = shard.append_column(name, pa.array([True, False]) if others else values)
+        writer = PartWriter(store, shard.append_column("nested", NESTED), facts)
+        for number in numbers:
+            writer.put(rendered(number), START)
+        writer.commit()
+    assert finalize(store).ok == 4
+    table = pq.read_table(tmp_path / "metadata.parquet")
+    for name, (_, texts) in EXTREMES.items():
+        words = [text and text.replace("T", " ") for text in texts]
+        assert table[name].to_pylist() == [*words, "True", "False"], name
+    assert table["nested"].combine_chunks().slice(0, 2).equals(NESTED)
+    if layout == "webdataset":
+        found = [described_in(store, key) for key in payload_keys(store)]
+        lines = sorted((line for lines in found for line in lines), key=lambda line: line["task_id"])[:2]
+        for name, (_, texts) in EXTREMES.items():
+            assert [line.get(name) for line in lines] == texts, name
+        assert lines[0]["nested"] == {"list": ["1970-01-01T00:00:00"], "map": {"a": str(2**62)}}
+        assert lines[1]["nested"] == {"list": [str(2**62)], "map": {}}
+
+
+def described_in(store: ObjectStore, key: str) -> list[dict[str, Any]]:
+    """What a tar says of its images."""
+    with tarfile.open(fileobj=io.BytesIO(store.get(key))) as tar:
+        members = [tar.extractfile(member) for member in tar.getmembers() if member.name.endswith(".json")]
+        return [json.loads(member.read(), parse_constant=refuse) for member in members if member is not None]
+
+
 def test_a_full_local_disk_says_which_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not-there"))
     with pytest.raises(StoreUnavailableError, match=r"gathered in .*not-there.*TMPDIR"):

@@ -24,10 +24,12 @@ from pipeline.output import requests as stored
 from pipeline.output.finalize import finalize
 from pipeline.output.index import load_index
 from pipeline.output.layout import REQUESTS_PREFIX
+from pipeline.output.mending import drop_damaged
 from pipeline.output.part import PartWriter, RunFacts
 from pipeline.output.requests import united_requests, write_requests
 from pipeline.output.run import NumericsProfile, Run, write_run
 from pipeline.output.schema import METADATA_SCHEMA
+from pipeline.output.verify import verify
 from pipeline.planning.count import count
 from pipeline.planning.grids import Axes
 from pipeline.planning.requests import REQUEST_COLUMNS, requests
@@ -52,6 +54,7 @@ from tests.planning.plain import (
     space,
 )
 from tests.test_end_to_end import Darkroom
+from tests.test_verify import TAMPERING
 
 TABLE = "requests.parquet"
 FACTS = RunFacts(model_id="shapes", model_fingerprint="f" * 32, dtype="float32", darkroom_version="0")
@@ -299,6 +302,29 @@ def test_a_broken_object_is_named(studio: Studio, kind: str) -> None:
     studio.store.put(key, others.get(kind, b"PAR1" + bytes(100) + b"PAR1"))
     with pytest.raises(JobBrokenError, match=key):
         finalize(studio.store)
+
+
+@pytest.mark.parametrize("how", ["flip a byte", "cut the end", "append", "delete"])
+def test_a_damaged_object_is_found_dropped_and_written_again(studio: Studio, how: str) -> None:
+    rows = ["a", "b", "a"]
+    studio.rendered(rows)
+    (key,) = studio.objects()
+    body = studio.store.get(key)
+    TAMPERING[how](studio.store, key)
+    found = verify(studio.store)
+    assert {fault.key: fault.what for fault in found.faults} == {key: "missing" if how == "delete" else "corrupt"}
+    assert found.damage.requests == (key,)
+    assert drop_damaged(studio.store, found.damage) == 0
+    finalize(studio.store, reread=True)
+    assert not verify(studio.store).faults
+    assert not studio.objects()
+    studio.launch(studio.job(rows))
+    assert studio.table() == asked_by("aba")
+    assert studio.store.get(key) == body
+    TAMPERING[how](studio.store, key)
+    studio.launch(studio.job(rows))
+    assert studio.store.get(key) == body, "without having been dropped"
+    assert not verify(studio.store).faults
 
 
 def asking(*rows: tuple[int, int, float | None]) -> pa.Table:

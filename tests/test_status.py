@@ -12,7 +12,11 @@ from jobs.options import s3_settings
 from jobs.runs import open_run
 from jobs.status import status
 from pipeline.errors import InputError
+from pipeline.output.failures import failed_rows
+from pipeline.output.finalize import finalize
+from pipeline.output.index import is_part_key, load_index, part_keys
 from pipeline.output.launch_note import LaunchNote, write_note
+from pipeline.output.layout import FAILURES_KEY
 from pipeline.output.run import RUN_FILE_VERSION
 from pipeline.rendering.results import Failed
 from pipeline.storage.base import ObjectStore
@@ -73,6 +77,54 @@ def test_many_reasons_still_add_up(store: LocalStore, capsys: pytest.CaptureFixt
     reasons = facts(store, capsys)["failed_by_reason"]
     assert len(reasons) == 21
     assert reasons["other reasons"] == 10
+
+
+def test_stray_files_are_none_of_its_business(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> None:
+    commit(store, rendered(1), failed(2))
+    for key in ("metadata/notes.txt", "metadata/ab/mine.parquet"):
+        store.put(key, b"not a part")
+    assert facts(store, capsys)["failed_by_reason"] == {"nan_latents: decode: NaN: no": 1}
+
+
+class Meddled(LocalStore):
+    """Knows which parts were read; one is dropped just before that."""
+
+    def __init__(self, root: Path, dropped: str = "") -> None:
+        super().__init__(root)
+        self.read: list[str] = []
+        self.dropped = dropped
+
+    def get(self, key: str) -> bytes:
+        if is_part_key(key):
+            if key == self.dropped:
+                self.delete(key)
+            self.read.append(key)
+        return super().get(key)
+
+
+def test_a_part_that_is_dropped_meanwhile(store: LocalStore) -> None:
+    commit(store, failed(1))
+    commit(store, failed(2))
+    index = load_index(store)
+    meddled = Meddled(Path(store.uri), dropped=part_keys(store)[0])
+    rows = failed_rows(meddled, index)
+    assert (rows.num_rows, len(meddled.read)) == (1, 2)
+
+
+def test_parts_that_the_table_has_are_not_read(store: LocalStore) -> None:
+    commit(store, rendered(1), failed(2))
+    commit(store, failed(3))
+    finalize(store)
+    watched = Meddled(Path(store.uri))
+    assert failed_rows(watched, load_index(store))["verdict"].to_pylist() == ["nan_latents"] * 2
+    assert watched.read == []
+    commit(store, failed(4), rendered(3), at=LATER)
+    watched = Meddled(Path(store.uri))
+    assert sorted(failed_rows(watched, load_index(store))["task_id"].to_pylist()) == ["02" * 16, "04" * 16]
+    store.put(FAILURES_KEY, store.get(FAILURES_KEY)[:-9])
+    index, watched = load_index(store), Meddled(Path(store.uri))
+    assert sorted(failed_rows(watched, index)["task_id"].to_pylist()) == ["02" * 16, "04" * 16]
+    assert set(watched.read) == set(part_keys(store)), "a table that is damaged is not believed"
 
 
 def test_an_unreachable_store_is_told_about_soon(s3_bucket: str) -> None:

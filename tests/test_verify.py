@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from jobs import cli
-from pipeline.errors import StoreDeniedError
+from pipeline.errors import ObjectReplacedError, StoreDeniedError
 from pipeline.identity import IdSet, RunConstants
 from pipeline.output import verify as verify_module
 from pipeline.output.finalize import finalize
@@ -249,16 +250,25 @@ def age(store: LocalStore, key: str, hours: float) -> None:
     os.utime(Path(store.uri) / key, (written, written))
 
 
+NOT_OURS = (
+    "metadata/ab/notes.txt", "metadata/" + "a" * 32 + ".parquet", "images/mine.png", "images/ab/" + "a" * 32 + ".png",
+    "images/ab/" + "A" * 32 + "-" + "0" * 8 + ".png", "images/ab/" + "a" * 32 + "-" + "0" * 8 + ".gif",
+    "images/ab/c/" + "a" * 32 + "-" + "0" * 8 + ".png", "shards/left.tar", "data/mine.parquet", "metadata-mine.parquet",
+)  # fmt: skip
+"""Files that somebody put into an output."""
+
+
 def test_orphans_are_deleted_when_they_are_old(store: LocalStore) -> None:
     for info in list(store.list()):
         age(store, info.key, 1000)
     old, young = left_over(store, 1, 25), left_over(store, 2, 23)
-    stray = "metadata/ab/notes.txt"
-    store.put(stray, b"")
+    for key in NOT_OURS:
+        store.put(key, b"")
+        age(store, key, 1000)
     before = {info.key for info in store.list()}
     found = verify(store)
     assert not found.faults
-    assert {info.key for info in found.orphans} == {old, young, stray}
+    assert {info.key for info in found.orphans} == {old, young}
     assert delete_orphans(store, found.orphans, datetime.now(UTC) - timedelta(days=1)) == 1
     assert {info.key for info in store.list()} == before - {old}
 
@@ -309,14 +319,42 @@ def test_an_s3_server(s3_bucket: str) -> None:
     (first, *_) = [info.key for info in store.list("shards/")]
     store.put(first, flip(store.get(first)))
     store.delete(METADATA_KEY)
-    store.put("shards/left.tar", b"x")
+    orphan = f"shards/{'0' * 32}-{'0' * 8}.tar"
+    store.put(orphan, b"x")
     found = verify(store)
     assert {(fault.key, fault.what) for fault in found.faults} == {(first, "corrupt"), (METADATA_KEY, "missing")}
-    assert [info.key for info in found.orphans] == ["shards/left.tar"]
+    assert [info.key for info in found.orphans] == [orphan]
     assert delete_orphans(store, found.orphans, datetime.now(UTC) - timedelta(days=1)) == 0
     assert delete_orphans(store, found.orphans, datetime.now(UTC) + timedelta(days=1)) == 1
     drop_damaged(store, found.damage)
     finalize(store)
+    assert not verify(store).faults
+
+
+def test_a_table_that_is_replaced_while_it_is_read(tmp_path: Path) -> None:
+    class Replaced(LocalStore):
+        """Some opened tables turn out to be replaced."""
+
+        left = 0
+
+        def get_range(self, key: str, start: int, length: int) -> bytes:
+            return LocalStore(tmp_path).get_range(key, start, length)
+
+        def open(self, key: str) -> BinaryIO:
+            if key == METADATA_KEY and self.left:
+                self.left -= 1
+                raise ObjectReplacedError("meanwhile")
+            return super().open(key)
+
+    store = Replaced(tmp_path)
+    run_of(store, "files")
+    store.left = 2
+    assert not verify(store).faults
+    store.left = 3
+    assert [(fault.key, fault.what) for fault in verify(store).faults] == [(METADATA_KEY, "outdated")]
+    put(store, "files", rendered(7))
+    store.left = 2
+    assert finalize(store).ok == 6
     assert not verify(store).faults
 
 
@@ -342,13 +380,21 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     )
     write_run(store, run)
     run_of(store, "files")
-    left_over(store, 1, 30)
+    orphan = left_over(store, 1, 30)
     assert darkroom(monkeypatch, "verify", store.uri) == 0, "an orphan is no fault"
     said = capsys.readouterr().out
+    assert f"  - {orphan}" in said
     assert "3 parts: 5 images, 1 failed" in said
     assert "1 of them older than 24 h" in said
+    for folder in ("images/01", "metadata", "."):
+        (tmp_path / folder / f".tmp-1-{'0' * 16}").write_bytes(b"half")
+        age(store, f"{folder}/.tmp-1-{'0' * 16}", 25)
+    (tmp_path / f".tmp-2-{'0' * 16}").write_bytes(b"by a process at work")
     assert darkroom(monkeypatch, "verify", store.uri, "--clean") == 0
-    assert "deleted    1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "deleted    1" in said
+    assert "unfinished 3 temporary files or uploads removed" in said
+    assert [path.name for path in tmp_path.rglob(".tmp-*")] == [f".tmp-2-{'0' * 16}"]
     image = next(store.list("images/")).key
     store.delete(image)
     assert darkroom(monkeypatch, "verify", store.uri, "--json") == 1

@@ -1,6 +1,7 @@
 """Which model exactly: a digest over the files that are loaded."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b, file_digest
 from pathlib import Path
@@ -9,6 +10,7 @@ from pipeline.errors import ModelError
 from pipeline.model.files import UNUSED_COMPONENTS, is_component, read_json
 from pipeline.model.trust import is_weights
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 _LOADED_SUFFIXES = {".json", ".safetensors", ".txt", ".model"}
 
 
@@ -19,9 +21,9 @@ class DigestCache:
         self._folder = folder
 
     def sha256(self, path: Path) -> str:
-        """The digest of a file, hex. The Hub's cache names large files by it already."""
+        """The digest of a file, hex. The Hub's cache names large files by it already, and is believed."""
         target = path.resolve()
-        if target.parent.name == "blobs" and len(target.name) == 64:
+        if _is_blob_of_hub(path, target):
             return target.name
         entry = self._folder / f"{blake2b(str(target).encode(), digest_size=16).hexdigest()}.json"
         status = target.stat()
@@ -49,6 +51,15 @@ class DigestCache:
             unfinished.rename(entry)
         except OSError:
             return  # a cache that cannot be written only costs time
+
+
+def _is_blob_of_hub(path: Path, target: Path) -> bool:
+    """Whether a link in ``models--org--name/snapshots/`` leads to a SHA-256 in ``blobs/`` of the same model."""
+    model = target.parent.parent
+    if not path.is_symlink() or target.parent.name != "blobs" or not _SHA256.fullmatch(target.name):
+        return False
+    place = path.parent.resolve()
+    return model.name.startswith("models--") and place.is_relative_to(model / "snapshots")
 
 
 def loaded_files(folder: Path) -> Iterator[Path]:

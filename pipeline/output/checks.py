@@ -15,6 +15,7 @@ from pipeline.output.layout import object_of, part_of_key
 from pipeline.output.outcomes import UNREADABLE, Outcomes, outcomes_of
 from pipeline.output.part import objects_of
 from pipeline.output.payloads import StoredObject
+from pipeline.output.requests import are_named
 from pipeline.output.segments import Segment, read_segment
 from pipeline.storage.base import ObjectStore, check_key
 
@@ -99,6 +100,15 @@ def check_segment(store: ObjectStore, key: str) -> Segment | Fault:
             return Fault(key=key, what="corrupt", detail=str(error))
 
     return guarded(key, read)
+
+
+def check_requests(store: ObjectStore, key: str) -> Fault | None:
+    """Read an object with requests and compare it with its name."""
+
+    def compare() -> Fault | None:
+        return None if are_named(key, store.get(key)) else _renamed(key)
+
+    return guarded(key, compare)
 
 
 def _is_named_by(key: str, digest: str) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from pipeline.output.schema import METADATA_SCHEMA
+from pipeline.output.values import python_values
 
 
 def united(schemas: Sequence[pa.Schema]) -> pa.Schema:
@@ -48,5 +49,5 @@ def _column(rows: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
         return pa.nulls(rows.num_rows, field.type)
     column = rows[field.name]
     if column.type != field.type and pa.types.is_string(field.type) and not pa.types.is_null(column.type):
-        return pa.array([None if value is None else str(value) for value in column.to_pylist()], field.type)
+        return pa.array([None if value is None else str(value) for value in python_values(column)], field.type)
     return column.cast(field.type)

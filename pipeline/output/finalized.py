@@ -1,7 +1,7 @@
 """``finalized.json``: what finalize left. ``verify`` sees by it what is gone or changed, the next finalize what is new.
 
-It is gone while a finalize replaces tables, and stays away when one is stopped. Index segments and parts are noted by
-name alone: they are named by their own bytes.
+It is gone while a finalize replaces tables, and stays away when one is stopped. Index segments, parts and requests are
+noted by name alone: they are named by their own bytes.
 """
 
 import json
@@ -38,8 +38,12 @@ class Left:
     """Keys of index segments."""
     parts: frozenset[str] = frozenset()
     """Names of the parts whose rows are in the tables."""
+    requests: frozenset[str] = frozenset()
+    """Keys of the objects with the requests of launches."""
     asked: str = ""
     """Digest of what the requests came from."""
+    replaced: frozenset[str] = field(default=frozenset(), compare=False)
+    """Keys of tables that earlier notes named: there until whoever wrote this one, or the next, has deleted them."""
 
 
 def forget_finalized(store: ObjectStore) -> None:
@@ -52,7 +56,9 @@ def write_finalized(store: ObjectStore, left: Left) -> None:
         "tables": {key: asdict(table) for key, table in left.tables.items()},
         "segments": sorted(left.segments),
         "parts": sorted(left.parts),
+        "requests": sorted(left.requests),
         "asked": left.asked,
+        "replaced": sorted(left.replaced),
     }
     store.put(FINALIZED_KEY, json.dumps(noted, indent=1).encode())
 
@@ -65,7 +71,9 @@ def read_finalized(store: ObjectStore) -> Left:
             tables={key: Table(**table) for key, table in noted["tables"].items()},
             segments=frozenset(noted["segments"]),
             parts=frozenset(noted["parts"]),
+            requests=frozenset(noted.get("requests", ())),
             asked=noted["asked"],
+            replaced=frozenset(noted.get("replaced", ())),
         )
     except (ObjectMissingError, ValueError, TypeError, KeyError, AttributeError):
         return Left()

@@ -1,5 +1,6 @@
 """Where things lie in a run. Keys are made of digests only, never of a user's text."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,23 @@ METADATA_KEY = "metadata.parquet"
 FAILURES_KEY = "failures.parquet"
 REQUESTS_KEY = "requests.parquet"
 CARD_KEY = "README.md"
+WRITTEN_PREFIXES = (
+    IMAGES_PREFIX,
+    SHARDS_PREFIX,
+    DATA_PREFIX,
+    PARTS_PREFIX,
+    "_darkroom/",
+    "metadata",
+    "failures",
+    "requests",
+)
+"""What every key of an output begins with, but for the card's."""
+
+_NAME = r"[0-9a-f]{32}-[0-9a-f]{8}"
+_PAYLOAD = re.compile(
+    rf"{IMAGES_PREFIX}[0-9a-f]{{2}}/{_NAME}\.({'|'.join(EXTENSIONS.values())})"
+    rf"|{SHARDS_PREFIX}{_NAME}\.tar|{DATA_PREFIX}{_NAME}\.parquet"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +73,11 @@ def shard_key(part_id: str, file_sha256: str) -> str:
 def data_key(part_id: str, file_sha256: str) -> str:
     """``data/<part_id>-<8 hex of its own digest>.parquet``"""
     return f"{DATA_PREFIX}{part_id}-{file_sha256[:8]}.parquet"
+
+
+def is_payload_key(key: str) -> bool:
+    """Whether it is such as the three above make: what else lies in these folders is somebody's own."""
+    return _PAYLOAD.fullmatch(key) is not None
 
 
 def object_of(file_name: str) -> tuple[str, str | None]:

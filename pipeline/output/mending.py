@@ -21,7 +21,7 @@ from pipeline.storage.base import ObjectStore
 
 
 def drop_damaged(store: ObjectStore, damage: Damage) -> int:
-    """Take what ``verify`` found damaged out of parts and index; returns how many images known by name that were.
+    """Take what ``verify`` found damaged out of the run; returns how many images known by name that were.
 
     Tables are as before: finalize writes them again.
     """
@@ -31,7 +31,7 @@ def drop_damaged(store: ObjectStore, damage: Damage) -> int:
     for key in segment_keys(store):
         if key in damage.segments or _covers_any(store, key, names):
             store.delete(key)
-    for key in replaced:
+    for key in (*replaced, *damage.requests):
         store.delete(key)
     return images
 

@@ -7,13 +7,12 @@ from hashlib import blake2b
 from itertools import chain, islice
 
 from pipeline.identity import ID_BYTES, Ids, IdSet, ids_from_bytes
-from pipeline.output.index import is_part_key
-from pipeline.output.layout import DATA_PREFIX, IMAGES_PREFIX, PARTS_PREFIX, SHARDS_PREFIX
+from pipeline.output.layout import DATA_PREFIX, IMAGES_PREFIX, SHARDS_PREFIX, WRITTEN_PREFIXES, is_payload_key
 from pipeline.output.parallel import in_parallel
 from pipeline.storage.base import ObjectInfo, ObjectStore
 
 _BATCH = 10_000
-_PREFIXES = (IMAGES_PREFIX, SHARDS_PREFIX, DATA_PREFIX, PARTS_PREFIX)
+_PREFIXES = (IMAGES_PREFIX, SHARDS_PREFIX, DATA_PREFIX)
 
 
 def key_ids(keys: Iterable[str]) -> Ids:
@@ -22,12 +21,12 @@ def key_ids(keys: Iterable[str]) -> Ids:
 
 
 def unnamed(store: ObjectStore, named: IdSet) -> Iterator[ObjectInfo]:
-    """The objects in the folders of images and parts that are neither a part nor, by ``key_ids``, among ``named``."""
-    found = chain.from_iterable(map(store.list, _PREFIXES))
+    """The images, and objects with several, that are not, by ``key_ids``, among ``named``; no other files."""
+    listed = chain.from_iterable(map(store.list, _PREFIXES))
+    found = (info for info in listed if is_payload_key(info.key))
     while batch := list(islice(found, _BATCH)):
         known = named.contains(key_ids(info.key for info in batch)).tolist()
-        nameless = (info for info, is_named in zip(batch, known, strict=True) if not is_named)
-        yield from (info for info in nameless if not is_part_key(info.key))
+        yield from (info for info, is_named in zip(batch, known, strict=True) if not is_named)
 
 
 def delete_orphans(store: ObjectStore, orphans: Sequence[ObjectInfo], before: datetime) -> int:
@@ -37,6 +36,11 @@ def delete_orphans(store: ObjectStore, orphans: Sequence[ObjectInfo], before: da
     """
     old = [info.key for info in orphans if info.modified < before]
     return sum(in_parallel(partial(_delete_if_old, store, before), old))
+
+
+def sweep(store: ObjectStore, before: datetime) -> int:
+    """Remove what killed writers left unfinished before a moment; returns how many there were."""
+    return sum(store.sweep(prefix, before) for prefix in WRITTEN_PREFIXES)
 
 
 def _delete_if_old(store: ObjectStore, before: datetime, key: str) -> bool:

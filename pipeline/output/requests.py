@@ -16,10 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.errors import JobBrokenError
+from pipeline.errors import JobBrokenError, ObjectMissingError
 from pipeline.identity import ID_BYTES
 from pipeline.output.finalized import Table, forget_finalized
 from pipeline.output.layout import REQUESTS_KEY, REQUESTS_PREFIX, requests_key
+from pipeline.output.outcomes import UNREADABLE
 from pipeline.output.schema import METADATA_SCHEMA
 from pipeline.planning.requests import REQUEST_COLUMNS
 from pipeline.storage.base import ObjectStore
@@ -40,15 +41,15 @@ _READERS = 16
 def write_requests(store: ObjectStore, tables: Iterable[pa.Table]) -> None:
     """Store a launch's requests (``pipeline/planning/requests.py``) in objects named by digest, if not there already.
 
-    Requests of the latest launch count, see ``united_requests``: so what is there but older than the objects of other
-    launches is written once more.
+    One that is there is read: what somebody damaged is written again. Requests of the latest launch count, see
+    ``united_requests``: so what is there but older than the objects of other launches is written once more.
     """
     there = {info.key: info.modified for info in store.list(REQUESTS_PREFIX)}
     ours: set[str] = set()
     for table in _cut(tables):
         body = _body(table)
-        key = requests_key(blake2b(body, digest_size=ID_BYTES).hexdigest())
-        if key not in there:
+        key = requests_key(_digest(body))
+        if key not in there or not _holds(store, key, body):
             store.put(key, body)
         ours.add(key)
     for key in _outdated(there, ours):
@@ -58,6 +59,16 @@ def write_requests(store: ObjectStore, tables: Iterable[pa.Table]) -> None:
 def has_requests(store: ObjectStore) -> bool:
     """Whether any launch stored requests."""
     return next(store.list(REQUESTS_PREFIX), None) is not None
+
+
+def request_keys(store: ObjectStore) -> list[str]:
+    """Of the objects with the requests of launches."""
+    return [info.key for info in store.list(REQUESTS_PREFIX)]
+
+
+def are_named(key: str, body: bytes) -> bool:
+    """Whether these are the bytes that the name of an object with requests tells of."""
+    return key == requests_key(_digest(body))
 
 
 def asked_digest(store: ObjectStore) -> str:
@@ -84,7 +95,7 @@ def united_requests(store: ObjectStore, rows: pa.Table) -> pa.Table | None:
 
     ``rows`` are the outcomes of all tasks, one each; they are requests themselves, those of launches without repeats.
     Of several requests for the same row and point, which are left by a manifest that was edited, the latest counts.
-    Raises ``JobBrokenError`` naming an object that cannot be read.
+    Raises ``JobBrokenError`` naming an object that is damaged.
     """
     found = sorted(store.list(REQUESTS_PREFIX), key=lambda info: (info.modified, info.key))
     if not found:
@@ -124,6 +135,17 @@ def _body(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
+def _digest(body: bytes) -> str:
+    return blake2b(body, digest_size=ID_BYTES).hexdigest()
+
+
+def _holds(store: ObjectStore, key: str, body: bytes) -> bool:
+    try:
+        return store.get(key) == body
+    except ObjectMissingError:  # dropped since it was listed
+        return False
+
+
 def _outdated(there: dict[str, datetime], ours: set[str]) -> list[str]:
     """Our objects that are older than others; a server may give times to the second."""
     others = [modified for key, modified in there.items() if key not in ours]
@@ -137,9 +159,14 @@ def _outcomes(store: ObjectStore, key: str) -> pa.Table:
 
 def _read(store: ObjectStore, key: str) -> pa.Table:
     body = store.get(key)
+    if not are_named(key, body):
+        raise JobBrokenError(
+            f"requests are not as they were written: {store.uri}/{key}. The `darkroom render` that stored them does it "
+            "again; `darkroom verify --drop-damaged` goes on without them"
+        )
     try:
         return pq.read_table(io.BytesIO(body), partitioning=None).cast(_SCHEMA)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise JobBrokenError(f"requests cannot be read: {store.uri}/{key}: {error}") from None
 
 

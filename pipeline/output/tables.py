@@ -16,7 +16,7 @@ from pipeline.output.finalized import Table
 from pipeline.output.layout import IMAGES_PREFIX, METADATA_KEY
 from pipeline.output.orphans import key_ids
 from pipeline.output.sorting import BATCH_ROWS, local_disk, temporary_file
-from pipeline.storage.base import ObjectStore
+from pipeline.storage.base import ObjectInfo, ObjectStore
 
 TABLE_ROWS = 5_000_000
 """The most rows of a file."""
@@ -30,10 +30,14 @@ _NUMBERED = re.compile(re.escape(_PREFIX) + r"([0-9]{5,})\.parquet")
 
 
 def table_keys(store: ObjectStore) -> list[str]:
-    """The keys of the files that hold the images' metadata, in their order."""
-    single = [METADATA_KEY] if store.head(METADATA_KEY) else []
-    found = [info.key for info in store.list(_PREFIX) if is_table_key(info.key)]
-    return single + sorted(found, key=_number)
+    """The keys of the files that hold the images' metadata, in their order. Not all of them may count."""
+    return [info.key for info in tables_there(store)]
+
+
+def tables_there(store: ObjectStore) -> list[ObjectInfo]:
+    single = store.head(METADATA_KEY)
+    numbered = [info for info in store.list(_PREFIX) if is_table_key(info.key)]
+    return ([single] if single else []) + sorted(numbered, key=lambda info: _number(info.key))
 
 
 def is_table_key(key: str) -> bool:

@@ -6,6 +6,7 @@ what is committed meanwhile makes at most a table look outdated. Memory holds 17
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,22 +15,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.errors import ObjectReplacedError
 from pipeline.identity import Ids, IdSet
-from pipeline.output.checks import Fault, Part, What, check_object, check_part, check_segment, guarded
+from pipeline.output.checks import Fault, Part, What, check_object, check_part, check_requests, check_segment, guarded
 from pipeline.output.finalized import Left, read_finalized
 from pipeline.output.index import is_part_key, part_keys
-from pipeline.output.layout import METADATA_KEY, part_key, part_of_key
+from pipeline.output.layout import METADATA_KEY, REQUESTS_PREFIX, part_key, part_of_key
 from pipeline.output.orphans import key_ids, unnamed
 from pipeline.output.outcomes import UNREADABLE, Outcomes, ids_of_hex, united
 from pipeline.output.parallel import in_parallel
+from pipeline.output.requests import request_keys
 from pipeline.output.segments import Segment, segment_keys
-from pipeline.output.tables import is_table_key, table_keys
+from pipeline.output.tables import is_table_key, table_keys, tables_there
 from pipeline.storage.base import ObjectInfo, ObjectStore
 
 LISTED = 1_000
 """So many faults are named; all are counted."""
 
 _BATCH_ROWS = 2**18
+_TRIES = 3
+"""To read a table that is replaced while it is read."""
 _Mask = NDArray[np.bool_]
 
 
@@ -43,9 +48,11 @@ class Damage:
     """Keys of parts that are corrupt, or gone though the index knows them."""
     segments: tuple[str, ...]
     """Keys of index segments that are corrupt."""
+    requests: tuple[str, ...]
+    """Keys of objects with requests that are corrupt or gone."""
 
     def __bool__(self) -> bool:
-        return bool(self.rows or self.parts or self.segments)
+        return bool(self.rows or self.parts or self.segments or self.requests)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +96,7 @@ class _Verification:
         self._counts: Counter[What] = Counter()
         self._faults: list[Fault] = []
         self._faulty: dict[str, What] = {}
-        """Tables, segments and parts with a fault."""
+        """Tables, requests, segments and parts with a fault."""
         self._outcomes: dict[str, Outcomes] = {}
         """By part."""
         self._to_drop: dict[str, _Mask] = {}
@@ -97,8 +104,8 @@ class _Verification:
         self._objects = self._size_bytes = 0
         self._table = METADATA_KEY
         """The last file of the images' metadata."""
-        self._finalized = False
-        """There is a note of a finalize that ended."""
+        self._noted = Left()
+        """What the last finalize that ended left."""
 
     def run(self) -> Verified:
         self._check_noted()
@@ -122,12 +129,16 @@ class _Verification:
             faults=tuple(self._faults),
             damage=Damage(
                 rows=self._to_drop,
-                parts=tuple(key for key, what in self._faulty.items() if is_part_key(key) and what != "unreadable"),
+                parts=tuple(self._damaged(is_part_key)),
                 segments=tuple(key for key in segments if self._faulty.get(key) == "corrupt"),
+                requests=tuple(self._damaged(lambda key: key.startswith(REQUESTS_PREFIX))),
             ),
             orphans=orphans,
             certain=certain,
         )
+
+    def _damaged(self, is_such: Callable[[str], bool]) -> Iterator[str]:
+        return (key for key, what in self._faulty.items() if is_such(key) and what != "unreadable")
 
     def _add(self, fault: Fault, *, image: bool = False) -> None:
         if not image:
@@ -143,24 +154,27 @@ class _Verification:
         left = read_finalized(self._store)
         while (faults := self._faults_of_noted(left)) and left != (now := read_finalized(self._store)):
             left = now
-        self._finalized = bool(left.tables)
-        for fault in faults:
+        self._noted = left
+        requests = in_parallel(partial(check_requests, self._store), request_keys(self._store))
+        for fault in (*faults, *filter(None, requests)):
             self._add(fault)
 
     def _faults_of_noted(self, left: Left) -> list[Fault]:
         checked = in_parallel(lambda table: check_object(self._store, *table), left.tables.items())
-        gone = sorted(left.segments - set(segment_keys(self._store)))
+        gone = dict.fromkeys(left.segments - set(segment_keys(self._store)), "an index segment that finalize left")
+        gone |= dict.fromkeys(left.requests - set(request_keys(self._store)), "requests that finalize had")
         return [
             *(fault for fault in checked if fault is not None),
-            *(Fault(key=key, what="missing", detail="an index segment that finalize left") for key in gone),
+            *(Fault(key=key, what="missing", detail=gone[key]) for key in sorted(gone)),
         ]
 
     def _table_ids(self) -> list[Ids] | None:
-        """The ids in ``metadata.parquet`` or the numbered files, None where one cannot be read."""
+        """The ids in ``metadata.parquet`` or the numbered files, those that count; None where one cannot be read."""
         if any(map(is_table_key, self._faulty)):
             return None
         found: list[Ids] = []
-        for key in table_keys(self._store) or [METADATA_KEY]:
+        noted = list(filter(is_table_key, self._noted.tables))
+        for key in noted or table_keys(self._store) or [METADATA_KEY]:
             self._table = key
             read = guarded(key, partial(_ids_in_table, self._store, key))
             if isinstance(read, Fault):
@@ -221,7 +235,7 @@ class _Verification:
             "rows are of an image that has one": sum(map(len, listed)) - len(found),
         }
         details = [f"{count:,} {what}" for what, count in counts.items() if count]
-        if not self._finalized:
+        if not self._noted.tables:
             details.append("the finalize that wrote it has not ended")
         if details:
             self._add(Fault(key=self._table, what="outdated", detail=", ".join(details)))
@@ -236,24 +250,32 @@ class _Verification:
 
     def _orphans(self, parts: Sequence[str]) -> tuple[tuple[ObjectInfo, ...], bool]:
         """What no part names, nor any part committed since; and whether all parts could be asked."""
-        nameless = list(unnamed(self._store, IdSet().union(self._named)))
+        nameless = [*unnamed(self._store, IdSet().union(self._named)), *self._tables_left_over()]
         late = sorted(set(part_keys(self._store)) - set(parts))
         read = list(in_parallel(partial(check_part, self._store), late))
         since = {key for part in read if isinstance(part, Part) for key, _ in part.objects}
         certain = all(isinstance(part, Part) for part in read) and not any(map(is_part_key, self._faulty))
         return tuple(info for info in nameless if info.key not in since), certain
 
+    def _tables_left_over(self) -> list[ObjectInfo]:
+        """Of a finalize that was killed, or that has yet to note them."""
+        found = tables_there(self._store)
+        noted = read_finalized(self._store).tables
+        return [info for info in found if info.key not in noted] if noted else []
+
     def _reading(self, parts: int) -> Reading:
         return Reading(parts_read=len(self._outcomes), parts=parts, objects=self._objects, size_bytes=self._size_bytes)
 
 
 def _ids_in_table(store: ObjectStore, key: str) -> list[Ids] | Fault:
-    with store.open(key) as file:
-        try:
-            batches = pq.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=["task_id"])
-            return [ids_of_hex(pa.Table.from_batches([batch])["task_id"]) for batch in batches]
-        except UNREADABLE as error:
-            return Fault(key=key, what="corrupt", detail=f"no table: {error}")
+    for _ in range(_TRIES):
+        with suppress(ObjectReplacedError), store.open(key) as file:
+            try:
+                batches = pq.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=["task_id"])
+                return [ids_of_hex(pa.Table.from_batches([batch])["task_id"]) for batch in batches]
+            except UNREADABLE as error:
+                return Fault(key=key, what="corrupt", detail=f"no table: {error}")
+    return _replaced(key)
 
 
 def _replaced(key: str) -> Fault:

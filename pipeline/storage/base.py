@@ -65,10 +65,18 @@ class ObjectStore(Protocol):
     def delete(self, key: str) -> None:
         """Remove the object. It is no error if there is none."""
 
+    def sweep(self, prefix: str, before: datetime) -> int:
+        """Remove what writers that were killed left of puts begun before a moment, and return how many there were.
+
+        These are temporary files and unfinished uploads, which no listing shows, of keys that begin with `prefix`;
+        where the store cannot tell their keys, all beside such objects.
+        """
+
     def open(self, key: str) -> BinaryIO:
         """Open the object for seeking and reading; only what is read is fetched. Raises ObjectMissingError.
 
-        The file belongs to one thread. Close it after use.
+        The file belongs to one thread. Close it after use. Should the object be replaced meanwhile, it goes on as it
+        was or raises ObjectReplacedError; it never mixes the two.
         """
 
     def check_writable(self) -> None:

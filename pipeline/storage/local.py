@@ -1,12 +1,13 @@
 """Objects as files below one directory: durable and atomic on any POSIX file system.
 
 A put writes a temporary file beside its target, syncs it, renames it and syncs the directory. A process killed
-between these steps leaves at most a file named `.tmp-…`, which no listing shows.
+between these steps leaves at most a file named `.tmp-…`, which no listing shows and `sweep` deletes.
 """
 
 import errno
 import io
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -25,6 +26,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG)
 _COPY_BYTES = 2**20
+_TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + "[0-9]+-[0-9a-f]{16}")
 
 
 class LocalStore:
@@ -94,6 +96,14 @@ class LocalStore:
         with suppress(ObjectMissingError), _translated("delete", path, reading=True):
             path.unlink()
 
+    def sweep(self, prefix: str, before: datetime) -> int:
+        """Delete temporary files last written before a moment, in and below the directory that `prefix` ends in."""
+        self._meter.add(Traffic(requests=1))
+        above, deep = prefix.rpartition("/")[0], not prefix or prefix.endswith("/")
+        directory = self._root / check_key(above) if above else self._root
+        self._refuse_outside(directory)
+        return sum(_delete_if_old(path, before) for path in _temporary_files(directory, deep=deep))
+
     def open(self, key: str) -> BinaryIO:
         """Open the file for reading. Raises ObjectMissingError."""
         path = self._path(key)
@@ -145,6 +155,26 @@ def _entries(directory: Path) -> list[os.DirEntry[str]]:
                 return sorted(entries, key=_listing_order)
         except FileNotFoundError:
             return []
+
+
+def _temporary_files(directory: Path, *, deep: bool) -> Iterator[Path]:
+    for entry in _entries(directory):
+        if entry.is_dir(follow_symlinks=False):
+            if deep:
+                yield from _temporary_files(Path(entry.path), deep=True)
+        elif _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            yield Path(entry.path)
+
+
+def _delete_if_old(path: Path, before: datetime) -> bool:
+    try:
+        with _translated("delete", path, reading=True):
+            if datetime.fromtimestamp(path.stat().st_mtime, UTC) >= before:
+                return False
+            path.unlink()
+    except ObjectMissingError:  # its writer lives, and has renamed it
+        return False
+    return True
 
 
 def _listing_order(entry: os.DirEntry[str]) -> bytes:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -100,8 +101,7 @@ class S3Store:
         if length == 0:  # HTTP has no way to ask for nothing
             self._require(key)
             return b""
-        target = {"Bucket": self._bucket, "Key": self._full(key)}
-        return self._got(self._insist(lambda client: _read_range(client, target, start, length), f"reading {key!r}"))
+        return self._ranged({"Bucket": self._bucket, "Key": self._full(key)}, key, start, length)
 
     def head(self, key: str) -> ObjectInfo | None:
         """Return size and time of the object, None if there is none.
@@ -133,15 +133,54 @@ class S3Store:
         except ObjectMissingError:  # AWS says 204 here, other servers 404
             return
 
+    def sweep(self, prefix: str, before: datetime) -> int:
+        """Abort the uploads of objects whose key begins with `prefix` that were begun before a moment."""
+        return sum(self._abort(upload) for upload in self._uploads(prefix) if _utc(upload["Initiated"]) < before)
+
     def open(self, key: str) -> BinaryIO:
-        """Open the object for reading; each read is one ranged request. Raises ObjectMissingError."""
-        size_bytes = self._require(key).size_bytes
-        reader = RangeReader(lambda start, length: self.get_range(key, start, length), size_bytes)
+        """Open the object for reading; each read is one ranged request. Raises ObjectMissingError.
+
+        Reads raise ObjectReplacedError once it has been replaced, if the server obeys If-Match.
+        """
+        target = {"Bucket": self._bucket, "Key": self._full(key)}
+        found = self._insist(lambda client: client.head_object(**target), f"looking at {key!r}")
+        if not found.get("ETag", "W/").startswith("W/"):  # a weak one never matches
+            target["IfMatch"] = found["ETag"]
+        reader = RangeReader(lambda start, length: self._ranged(target, key, start, length), found["ContentLength"])
         return cast(BinaryIO, reader)  # a raw file does all a BinaryIO for reading does, without being one by name
 
     def check_writable(self) -> None:
         """Write and delete a small object under `_darkroom/`."""
         prove_writable(self)
+
+    def _uploads(self, prefix: str) -> Iterator[Any]:
+        """What the server says of each unfinished upload, a page of up to 1,000 per request.
+
+        A page with nothing new is the last, whatever the server says: not all of them go on where they are told to.
+        """
+        place, page, seen = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}, dict[str, Any](), set[str]()
+        while not page or page.get("IsTruncated"):
+            after = {f"{name}Marker": page[f"Next{name}Marker"] for name in ("Key", "UploadId")} if page else {}
+            page = self._insist(partial(_list_uploads, place | after), f"listing uploads {prefix!r}")
+            new = [upload for upload in page.get("Uploads", ()) if upload["UploadId"] not in seen]
+            yield from new
+            if not new:
+                return
+            seen.update(upload["UploadId"] for upload in new)
+
+    def _abort(self, upload: Any) -> bool:
+        target = {"Bucket": self._bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+
+        def send(client: Any) -> bool:
+            try:
+                client.abort_multipart_upload(**target)
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") in ("NoSuchUpload", "NoSuchKey"):
+                    return False  # it has ended since
+                raise
+            return True
+
+        return self._insist(send, f"aborting the upload of {upload['Key']!r}")
 
     def _full(self, key: str) -> str:
         return self._prefix + check_key(key)
@@ -157,6 +196,9 @@ class S3Store:
             key = item["Key"][len(self._prefix) :]
             if is_key(key):
                 yield ObjectInfo(key=key, size_bytes=item["Size"], modified=_utc(item["LastModified"]))
+
+    def _ranged(self, target: dict[str, str], key: str, start: int, length: int) -> bytes:
+        return self._got(self._insist(lambda client: _read_range(client, target, start, length), f"reading {key!r}"))
 
     def _got(self, body: bytes) -> bytes:
         self._meter.add(Traffic(bytes_got=len(body)))
@@ -232,6 +274,10 @@ def _connect(settings: S3Settings) -> Any:
             f"{public_endpoint(client.meta.endpoint_url)}: take user and password out of the address"
         )
     return client
+
+
+def _list_uploads(arguments: dict[str, str], client: Any) -> Any:
+    return client.list_multipart_uploads(**arguments)
 
 
 def _read_all(answer: Any) -> bytes:

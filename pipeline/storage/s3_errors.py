@@ -1,4 +1,4 @@
-"""What botocore raises, in Darkroom's words: missing, denied (a person must act) or unavailable (try again).
+"""What botocore raises, in Darkroom's words: missing, replaced, denied (a person must act), unavailable (try again).
 
 Texts name the bucket, the endpoint and what to do; they are made here, not copied from botocore, so that nothing
 of a request (which carries the access key and a signature) can get into them.
@@ -7,11 +7,18 @@ of a request (which carries the access key and a signature) can get into them.
 from botocore import exceptions as botocore_errors
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipeline.errors import ObjectMissingError, StoreDeniedError, StoreError, StoreUnavailableError
+from pipeline.errors import (
+    ObjectMissingError,
+    ObjectReplacedError,
+    StoreDeniedError,
+    StoreError,
+    StoreUnavailableError,
+)
 
 _ABSENT = ("NoSuchKey", "404", "NotFound")
 # The upload was ended by its own first completion whose answer was lost, or by a cleaning rule: put it once more.
 _LOST_UPLOAD = "NoSuchUpload"
+_REPLACED_STATUS = 412
 _NOT_IMPLEMENTED = 501
 _THROTTLED_STATUS = (408, 425, 429)
 _RETRYABLE_CODES = ("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "OperationAborted")
@@ -64,6 +71,8 @@ def _from_answer(error: ClientError, what: str, place: str) -> StoreError:
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if code in _ABSENT:
         return ObjectMissingError(f"no object: {what} in {place}")
+    if status == _REPLACED_STATUS:
+        return ObjectReplacedError(f"{what} in {place}: it was written anew while it was read. Run again")
     if code in _DENIED_ADVICE:
         return StoreDeniedError(f"{what} was refused by {place} ({code}). {_DENIED_ADVICE[code]}")
     if (

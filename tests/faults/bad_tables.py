@@ -15,6 +15,16 @@ from pipeline.output.schema import RESERVED
 from tests.faults.trials import Cells, Make, Trial, Verdict, good_row, good_rows, settings, table_of, write_table
 
 _NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+_EXTREMES = (10**6, -(10**6), 10**11, 10**15, -(10**15), 2**62, -(2**62), 2**63)
+_TIMES = {
+    "far day": pa.date32(),
+    "far moment": pa.timestamp("us"),
+    "far moment in ms": pa.timestamp("ms", tz="Europe/Berlin"),
+    "moment in ns": pa.timestamp("ns", tz="UTC"),
+    "moment elsewhere": pa.timestamp("us", tz="Mars/Phobos"),
+    "long time": pa.duration("ms"),
+}
+"""Extra columns of times; Python has no place for many of their values."""
 _CASES = (str.lower, str.upper, str.title)
 _OWN = ["task_id", *sorted(RESERVED - COLUMNS.keys())]
 
@@ -39,9 +49,17 @@ def _decimals_and_times(drawn: random.Random, rows: list[Cells]) -> pa.Table:
         scale = Decimal(drawn.randrange(10**6)) / 1000
         return {"guidance_scale": drawn.choice([None, scale]), "when": _NOON, "cost": scale, "day": _NOON.date()}
 
-    return table_of(
+    table = table_of(
         [row | more() for row in rows], {"cost": pa.decimal256(50, 9), "when": pa.timestamp("us", tz="UTC")}
     )
+    for name, kind in _TIMES.items():
+        numbers = [drawn.choice([None, 0, -1, *_EXTREMES]) for _ in rows]
+        width = pa.int32() if kind.bit_width == 32 else pa.int64()
+        most = 2 ** (kind.bit_width - 1) - 1
+        kept = [number if number is None else max(-most, min(most, number)) for number in numbers]
+        table = table.append_column(name, pa.array(kept, width).view(kind))
+    inner = pa.StructArray.from_arrays([table[name].combine_chunks() for name in _TIMES], names=[*_TIMES])
+    return table.append_column("times", inner)
 
 
 def _nested(drawn: random.Random, rows: list[Cells]) -> pa.Table:

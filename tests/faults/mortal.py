@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import datetime
 from typing import BinaryIO, Literal, TypeVar
 
 from pipeline.errors import StoreError, StoreUnavailableError
@@ -77,6 +78,9 @@ class MortalStore:
 
     def delete(self, key: str) -> None:
         self._do("delete", key, lambda: self._store.delete(key))
+
+    def sweep(self, prefix: str, before: datetime) -> int:
+        return self._do("sweep", prefix, lambda: self._store.sweep(prefix, before))
 
     def open(self, key: str) -> BinaryIO:
         return self._do("open", key, lambda: self._store.open(key))

@@ -11,6 +11,7 @@ from typing import get_args
 
 from pipeline.output.index import part_keys
 from pipeline.output.layout import Layout
+from pipeline.output.requests import request_keys
 from pipeline.output.segments import segment_keys
 from pipeline.output.verify import verify
 from pipeline.storage.local import LocalStore
@@ -59,10 +60,10 @@ def _round(store: LocalStore, drawn: random.Random, figures: Counter[str], broke
 
 
 def _kinds(store: LocalStore) -> list[list[str]]:
-    """Keys of images or what holds them, parts and index segments; and each table by itself."""
+    """Keys of images or what holds them, parts, index segments and requests; and each table by itself."""
     payloads = [info.key for prefix in ("images/", "shards/", "data/") for info in store.list(prefix)]
     tables = [info.key for info in store.list() if "/" not in info.key and info.key.endswith(".parquet")]
-    return [payloads, part_keys(store), segment_keys(store), *([table] for table in tables)]
+    return [payloads, part_keys(store), segment_keys(store), request_keys(store), *([table] for table in tables)]
 
 
 def _tampering(drawn: random.Random) -> dict[str, Callable[[LocalStore, str], None]]:

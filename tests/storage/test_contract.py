@@ -8,15 +8,18 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ObjectMissingError
+from pipeline.errors import ObjectMissingError, ObjectReplacedError
+from pipeline.storage import s3
 from pipeline.storage.base import ObjectStore, check_key, is_key
 from pipeline.storage.local import LocalStore
 from pipeline.storage.s3 import S3Store
@@ -189,6 +192,60 @@ def test_pickles_before_and_after_use(store: ObjectStore) -> None:
         assert copy.uri == store.uri
 
 
+def abandon(store: ObjectStore, key: str, old: bool) -> Callable[[], bool]:
+    """Begin to put an object as a process does that is killed then; returns whether what it left is still there."""
+    if isinstance(store, LocalStore):
+        path = Path(store.uri) / key
+        left = path.parent / f".tmp-77-{sha256(key.encode()).hexdigest()[:16]}"
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.write_bytes(b"half of it")
+        os.utime(left, (1, 1) if old else None)
+        return left.exists
+    bucket, _, prefix = store.uri.removeprefix("s3://").partition("/")
+    client = boto3.session.Session().client("s3")
+    upload = client.create_multipart_upload(Bucket=bucket, Key=f"{prefix}/{key}")["UploadId"]
+    client.upload_part(Bucket=bucket, Key=f"{prefix}/{key}", UploadId=upload, PartNumber=1, Body=b"half of it")
+
+    def there() -> bool:
+        return upload in {
+            found["UploadId"] for found in client.list_multipart_uploads(Bucket=bucket).get("Uploads", ())
+        }
+
+    return there
+
+
+def test_what_killed_writers_left_is_swept_when_it_is_old(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = s3._list_uploads
+    monkeypatch.setattr(s3, "_list_uploads", lambda place, client: listed(place | {"MaxUploads": 1}, client))
+    store.put("a/whole", b"x")
+    assert store.sweep("a/", datetime.now(UTC)) == store.sweep("never/was/", datetime.now(UTC)) == 0
+    left = {key: abandon(store, key, old=True) for key in ("a/b", "a/c/d", "b/e", "metadata.parquet")}
+    assert all(there() for there in left.values())
+    assert keys(store) == ["a/whole"]
+    long_ago = datetime.fromtimestamp(0, UTC)
+    assert [store.sweep(prefix, long_ago) for prefix in ("a/", "b/", "metadata")] == [0, 0, 0]
+    soon = datetime.now(UTC) + timedelta(minutes=1)
+    assert store.sweep("a/", soon) == 2
+    assert {key for key, there in left.items() if there()} == {"b/e", "metadata.parquet"}
+    assert store.sweep("metadata", soon) == 1
+    assert {key for key, there in left.items() if there()} == {"b/e"}
+    assert store.sweep("", soon) == 1
+    assert store.get("a/whole") == b"x"
+
+
+def test_a_file_that_only_looks_temporary_is_not_swept(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    store = LocalStore(root)
+    store.put("a/b", b"x")
+    (tmp_path / "elsewhere").mkdir()
+    (root / "a" / "link").symlink_to(tmp_path / "elsewhere")
+    for path in (root / "a" / ".tmp-mine", root / "a" / ".tmp-1-2", tmp_path / "elsewhere" / f".tmp-1-{'0' * 16}"):
+        path.write_bytes(b"")
+    assert store.sweep("a/", datetime.now(UTC) + timedelta(minutes=1)) == 0
+    assert abandon(store, "a/young", old=False)()
+    assert store.sweep("a/", datetime.now(UTC) - timedelta(minutes=1)) == 0
+
+
 def test_open_seeks_and_reads(store: ObjectStore) -> None:
     body = random.Random(0).randbytes(100_000)
     store.put("a", body)
@@ -205,6 +262,43 @@ def test_open_seeks_and_reads(store: ObjectStore) -> None:
             file.seek(-1)
     with pytest.raises(ValueError, match="closed"):
         file.read(1)
+
+
+@pytest.mark.parametrize("size_bytes", [100_000, 20 * MIB])
+def test_an_opened_object_that_is_replaced_is_not_mixed(store: ObjectStore, size_bytes: int) -> None:
+    """Of the same size, so that nothing else tells of it."""
+    bodies = [random.Random(number).randbytes(size_bytes) for number in range(2)]
+    store.put("a", bodies[0])
+    with store.open("a") as file:
+        assert file.read(1000) == bodies[0][:1000]
+        store.put("a", bodies[0])
+        assert file.read(1000) == bodies[0][1000:2000], "the same bytes are the same object"
+        store.put("a", bodies[1])
+        if isinstance(store, S3Store):
+            with pytest.raises(ObjectReplacedError, match=r"reading 'a' in bucket .* written anew"):
+                file.read(1000)
+        else:
+            assert file.read() == bodies[0][2000:]
+    with store.open("a") as file:
+        assert file.read() == bodies[1]
+
+
+def test_a_parquet_file_that_is_replaced_while_it_is_read(store: ObjectStore) -> None:
+    """The error comes through pyarrow as it is."""
+    sinks = []
+    for first in (0, 1):
+        sinks.append(io.BytesIO())
+        numbers = random.Random(first).choices(range(10**9), k=50_000)
+        pq.write_table(pa.table({"n": numbers}), sinks[-1], row_group_size=10_000)
+    store.put("m", sinks[0].getvalue())
+    with store.open("m") as file, pq.ParquetFile(file) as parquet:
+        parquet.read_row_group(0)
+        store.put("m", sinks[1].getvalue())
+        if isinstance(store, S3Store):
+            with pytest.raises(ObjectReplacedError):
+                parquet.read_row_group(3)
+        else:
+            parquet.read_row_group(3)
 
 
 def test_reads_parquet_through_open(store: ObjectStore) -> None:
