@@ -12,14 +12,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import fields
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from pipeline.output.part import PartWriter
 from pipeline.output.schema import METADATA_SCHEMA
 from pipeline.recipe import Recipe, RenderTask
-from pipeline.rendering.renderer import Renderer
 from pipeline.rendering.results import Outcome
+
+if TYPE_CHECKING:
+    from pipeline.rendering.renderer import Renderer
 
 _STORE_THREADS = 8
 MAX_UNSTORED = 64
@@ -29,7 +32,7 @@ MAX_UNSTORED = 64
 class ShardRunner:
     """Owns an engine and its thread. ``submit`` shards from any thread; each future gives the shard's metadata."""
 
-    def __init__(self, engine: Renderer, open_part: Callable[[pa.Table], PartWriter]) -> None:
+    def __init__(self, engine: "Renderer", open_part: Callable[[pa.Table], PartWriter]) -> None:
         self._engine, self._open_part = engine, open_part
         self._pool = ThreadPoolExecutor(_STORE_THREADS, "store")
         self._waiting: queue.SimpleQueue[_Shard | None] = queue.SimpleQueue()
