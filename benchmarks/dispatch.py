@@ -35,7 +35,7 @@ from benchmarks.sleeping import SleepingSpec, SleepingWorker
 from pipeline.config import load_job
 from pipeline.distributed.graph import PLANNING_CPUS, connect, run_wave
 from pipeline.distributed.outcomes import Tally
-from pipeline.distributed.shards import ShardPlan
+from pipeline.distributed.shards import SHARDS_PER_READ, ShardPlan
 from pipeline.distributed.spec import Pool
 from pipeline.identity import IdSet
 from pipeline.model.fingerprint import DigestCache, fingerprint
@@ -48,10 +48,9 @@ from pipeline.planning.tasks import Space
 from pipeline.prepare import prepare
 from pipeline.storage.s3_settings import S3Settings
 
-SEEDS = 10
-"""Of each prompt."""
 STEPS = 25
 SHARD_IMAGES = 2
+"""One prompt with two seeds."""
 WORKER_TITLE = "MapWorker"
 """In the title that Ray gives a worker's process."""
 COLUMNS = (
@@ -134,10 +133,9 @@ def worker_pss_mib(process: psutil.Process) -> Iterator[float]:
             yield process.memory_full_info().pss / 2**20
 
 
-def write_manifest(path: Path, images: int) -> None:
-    """A read task per 50 shards, as large manifests have them."""
-    prompts = [f"picture {number}" for number in range(-(-images // SEEDS))]
-    pq.write_table(pa.table({"prompt": prompts}), path, row_group_size=50 * SHARD_IMAGES // SEEDS)
+def write_manifest(path: Path, shards: int) -> None:
+    prompts = [f"picture {number}" for number in range(shards)]
+    pq.write_table(pa.table({"prompt": prompts}), path, row_group_size=SHARDS_PER_READ)
 
 
 def start_ray(workers: int) -> None:
@@ -155,10 +153,10 @@ def start_ray(workers: int) -> None:
 
 def wave(folder: Path, workers: int, shards: int, shard_s: float) -> Iterator[pa.Table]:
     """The outcomes of production's graph with sleeping workers."""
-    write_manifest(folder / "m.parquet", workers * shards * SHARD_IMAGES)
+    write_manifest(folder / "m.parquet", workers * shards)
     keys = {
-        "manifest": str(folder / "m.parquet"), "sweep.seeds": f"0-{SEEDS - 1}", "sweep.num_inference_steps": [STEPS],
-        "sweep.guidance_scales": [4.0], "sweep.schedulers": ["ddim"],
+        "manifest": str(folder / "m.parquet"), "sweep.seeds": f"0-{SHARD_IMAGES - 1}",
+        "sweep.num_inference_steps": [STEPS], "sweep.guidance_scales": [4.0], "sweep.schedulers": ["ddim"],
     }  # fmt: skip
     prepared = prepare(load_job(None, list(keys.items()), date(2026, 1, 1)))
     source = prepared.source.pinned()
@@ -222,6 +220,8 @@ def in_a_process(workers: int, shards: int, shard_s: float) -> Measured:
             # So many processes that start on few cores take longer than Ray expects of one.
             "RAY_worker_register_timeout_seconds": "900",
             "RAY_worker_maximum_startup_concurrency": "4",
+            # Workers that only sleep shall not wait for whatever else this machine computes.
+            "RAY_worker_niceness": "0",
         }
         environment.pop("RAY_ADDRESS", None)
         Path(folder, "token").write_text("a" * 64)
