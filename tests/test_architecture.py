@@ -79,6 +79,13 @@ def test_planning_loads_neither_torch_nor_ray(module: str) -> None:
     assert loaded.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("module", ["pipeline.distributed.waves", "pipeline.distributed.worker"])
+def test_a_launch_loads_no_torch_before_a_worker_loads_its_model(module: str) -> None:
+    code = f"import sys, {module}; print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert loaded.stdout.strip() == "[]"
+
+
 def test_only_the_verbs_read_the_environment() -> None:
     for name, path in FILES.items():
         if name.startswith("pipeline"):

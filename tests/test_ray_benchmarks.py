@@ -36,6 +36,20 @@ def test_ray_data_done_well_renders_the_same_pictures(tmp_path: Path) -> None:
     assert difference < 0.5
 
 
+def test_sleeping_workers_lose_little_time() -> None:
+    words = ["-m", "benchmarks.dispatch", "--workers", "2", "--shards", "4", "--shard-s", "0.5"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    names, line = (re.split(r" {2,}", text.strip()) for text in done.stdout.splitlines()[1:])
+    found = dict(zip(names, line, strict=True))
+    assert (found["workers"], found["shards"], found["ideal s"]) == ("2", "8", "2.0")
+    assert float(found["took s"]) >= 2.0
+    assert int(found["fewest"]) >= 1
+
+
 def test_engines_alone_have_a_rate() -> None:
     assert engines(made_tasks("W3", 16, (2, 4)), 1) > 0
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-import torch
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipeline.distributed.report import Tell
@@ -101,6 +100,8 @@ def device_of(pool: Pool, tell: Tell) -> Device:
 
 
 def _describe_gpu() -> tuple[str, int]:
+    import torch  # here, in a worker's process: the driver needs none of it
+
     if not torch.cuda.is_available():
         raise JobBrokenError("Ray counts a GPU that torch cannot use: is a CUDA build of torch installed there?")
     properties = torch.cuda.get_device_properties(0)
@@ -116,7 +117,12 @@ def cluster_summary() -> str:
 
 
 def run_wave(
-    plan: ShardPlan, images_per_row: int, committed: IdSet, spec: WorkerSpec, pool: Pool
+    plan: ShardPlan,
+    images_per_row: int,
+    committed: IdSet,
+    spec: WorkerSpec,
+    pool: Pool,
+    worker: type[RenderWorker] = RenderWorker,
 ) -> Generator[pa.Table, None, None]:
     """Render what is planned and not committed; yields outcome tables (``OUTCOME_COLUMNS``) as shards are committed.
 
@@ -136,7 +142,7 @@ def run_wave(
         ray.data.read_datasource(source)
         .repartition(target_num_rows_per_block=1)
         .map_batches(
-            RenderWorker,
+            worker,
             fn_constructor_args=(spec,),
             batch_size=1,
             batch_format="pyarrow",

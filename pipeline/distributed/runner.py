@@ -12,14 +12,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import fields
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from pipeline.output.part import PartWriter
 from pipeline.output.schema import METADATA_SCHEMA
 from pipeline.recipe import Recipe, RenderTask
-from pipeline.rendering.renderer import Renderer
 from pipeline.rendering.results import Outcome
+
+if TYPE_CHECKING:
+    from pipeline.rendering.renderer import Renderer
 
 _STORE_THREADS = 8
 MAX_UNSTORED = 64
@@ -31,7 +34,7 @@ class ShardRunner:
 
     def __init__(
         self,
-        engine: Renderer,
+        engine: "Renderer",
         open_part: Callable[[pa.Table], PartWriter],
         judge: Callable[[Outcome], Outcome] = lambda outcome: outcome,
     ) -> None:

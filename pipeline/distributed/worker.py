@@ -6,17 +6,18 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray
-import torch
 
 from pipeline.distributed.draining import draining_nodes
 from pipeline.distributed.leases import DEATHS_BEFORE_ALONE, Floor, Suspicions
+from pipeline.distributed.metrics import Metrics
 from pipeline.distributed.outcomes import Teller, Worked
 from pipeline.distributed.runner import ShardRunner, tasks_of
 from pipeline.distributed.shards import unpack
@@ -28,11 +29,11 @@ from pipeline.model.fingerprint import DigestCache, fingerprint
 from pipeline.output.attempts import Attempts, Process
 from pipeline.output.part import PartWriter
 from pipeline.output.schema import METADATA_SCHEMA
-from pipeline.rendering.devices import device_error
-from pipeline.rendering.renderer import load_renderer
-from pipeline.rendering.results import Failed
-from pipeline.rendering.safety import Judge, load_checker
+from pipeline.rendering.results import Failed, Outcome
 from pipeline.storage.location import open_store
+
+if TYPE_CHECKING:
+    from pipeline.rendering.renderer import Renderer
 
 FAREWELL_S = 2.0
 """For the last outcomes to be on their way before the process ends."""
@@ -46,21 +47,41 @@ class RenderWorker:
         self._process = Process(node_id=ray.get_runtime_context().get_node_id(), process_id=uuid.uuid4().hex)
         self._floor, self._in_hand, self._told = Floor(), 0, 0
         self._stopping = self._leaving = False
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        self._teller = Teller(worker=name, model_load=self._process.process_id)
         try:
             self._load(spec)
         except DarkroomError as error:  # Ray would only try again; the first shard tells the driver
             self._broken = error
-        name = f"{socket.gethostname()}:{os.getpid()}"
-        self._teller = Teller(worker=name, model_load=self._process.process_id)
+            return
+        tags = {"launch": spec.launch_id, "node": self._process.node_id, "worker": name}
+        self._metrics = Metrics(tags, self._worked, lambda: self._in_hand)
 
     def _load(self, spec: WorkerSpec) -> None:
-        torch.set_num_threads(spec.threads)
         folder = spec.model.folder()
         loras = spec.model.lora_files()
         found = fingerprint(folder, DigestCache(spec.cache_folder / "digests"), loras)
         if found != spec.facts.model_fingerprint:
             raise ModelError("a worker found other model files than the driver", where=str(folder), value=found)
-        self._engine = load_renderer(
+        self._engine = self._renderer(spec, folder, loras)
+        self._store = store = open_store(spec.output_uri, spec.s3)
+        self._open_part: Callable[[pa.Table], PartWriter] = lambda shard: PartWriter(store, shard, spec.facts)
+        self._runner = ShardRunner(self._engine, self._open_part, _judge(spec, folder))
+        watch(self._runner, spec.watchdog_s)
+        self._attempts = Attempts(store, spec.launch_id, self._process)
+        self._suspicions = Suspicions(self._attempts, node_gone)
+        if spec.board is not None:
+            threading.Thread(target=self._follow, args=(spec.board,), name="stop", daemon=True).start()
+
+    def _renderer(self, spec: WorkerSpec, folder: Path, loras: Sequence[tuple[Path, float]]) -> "Renderer":
+        """The model, loaded."""
+        # Imported here, as the driver imports this module too: torch and diffusers take seconds and hundreds of MiB.
+        import torch
+
+        from pipeline.rendering.renderer import load_renderer
+
+        torch.set_num_threads(spec.threads)
+        return load_renderer(
             folder,
             dtype=spec.facts.dtype,
             device=spec.device,
@@ -69,15 +90,6 @@ class RenderWorker:
             compiled=spec.compiled,
             call=spec.call,
         )
-        self._store = store = open_store(spec.output_uri, spec.s3)
-        self._open_part: Callable[[pa.Table], PartWriter] = lambda shard: PartWriter(store, shard, spec.facts)
-        checker = load_checker(folder, dtype=spec.facts.dtype, device=spec.device) if spec.model.checked else None
-        self._runner = ShardRunner(self._engine, self._open_part, Judge(checker, drop=spec.drop_flagged))
-        watch(self._runner, spec.watchdog_s)
-        self._attempts = Attempts(store, spec.launch_id, self._process)
-        self._suspicions = Suspicions(self._attempts, node_gone)
-        if spec.board is not None:
-            threading.Thread(target=self._follow, args=(spec.board,), name="stop", daemon=True).start()
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         if self._broken is not None:
@@ -90,7 +102,7 @@ class RenderWorker:
             await _for_ever()
         if self._stopping:
             return self._teller.stopped(self._worked())
-        name = part_id(shard["task_id"].to_pylist())
+        name, began = part_id(shard["task_id"].to_pylist()), time.monotonic()
         self._in_hand += 1
         try:
             if await asyncio.to_thread(self._suspicions.deaths, name) < DEATHS_BEFORE_ALONE:
@@ -105,6 +117,7 @@ class RenderWorker:
             self._in_hand -= 1
         if self._leaving and not rows.num_rows:
             await _for_ever()
+        self._metrics.shard(rows, time.monotonic() - began)
         return self._teller.told(rows, shard, self._worked())
 
     def _worked(self) -> Worked:
@@ -115,6 +128,8 @@ class RenderWorker:
         try:
             rows = await asyncio.wrap_future(self._runner.submit(shard))
         except Exception as error:
+            from pipeline.rendering.devices import device_error  # loads torch
+
             if not device_error(error):
                 raise
             die(f"the device is of no use to this process any more: {type(error).__name__}: {error}")
@@ -158,6 +173,15 @@ class RenderWorker:
             if self._leaving:
                 time.sleep(FAREWELL_S)
                 leave()
+
+
+def _judge(spec: WorkerSpec, folder: Path) -> Callable[[Outcome], Outcome]:
+    """What looks at every picture before it is stored."""
+    if not spec.model.checked:
+        return lambda outcome: outcome
+    from pipeline.rendering.safety import Judge, load_checker  # loads torch
+
+    return Judge(load_checker(folder, dtype=spec.facts.dtype, device=spec.device), drop=spec.drop_flagged)
 
 
 async def _for_ever() -> None:

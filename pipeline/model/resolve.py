@@ -133,7 +133,8 @@ class ModelSource:
             store = open_store(self.model_id, self.s3, where="model.id")
             index = fetched(store, [_INDEX], (), self.cache_folder) / _INDEX
             suffixes = _SUFFIXES_OF_WEIGHTS if weights else _SUFFIXES_OF_FACTS
-            return fetched(store, patterns_of_files(read_json(index), suffixes, checked=self.checked), _VARIANTS, self.cache_folder)
+            patterns = patterns_of_files(read_json(index), suffixes, checked=self.checked)
+            return fetched(store, patterns, _VARIANTS, self.cache_folder)
         except StoreError as error:
             raise ModelError(f"the model cannot be fetched: {error}", where="model.id", value=self.model_id) from None
 

@@ -60,7 +60,7 @@ class LocalStore:
     def put_file(self, key: str, file: BinaryIO) -> None:
         """Write or replace the file with a copy of the given one, as `put` does."""
         path = self._path(key)
-        with _translated("write", path):
+        with self._meter.putting(), _translated("write", path):
             _make_directories(path.parent)
             self._meter.add(Traffic(bytes_put=_replace(path, file)))
 

@@ -87,7 +87,8 @@ class S3Store:
             else:
                 client.put_object(**target, Body=file.read())
 
-        self._insist(send, f"writing {key!r}")
+        with self._meter.putting():
+            self._insist(send, f"writing {key!r}")
         self._meter.add(Traffic(bytes_put=size_bytes))
 
     def get(self, key: str) -> bytes:

@@ -1,7 +1,10 @@
 """What has gone to a store and come back, counted where it happens."""
 
 import threading
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +19,8 @@ class Traffic:
     """Of objects, once each, when they had been stored."""
     bytes_got: int = 0
     """Of objects, as they were handed out; attempts that broke off are not in it."""
+    put_s: float = field(default=0.0, compare=False)
+    """That callers waited for puts, retries included; of all threads, so it may grow faster than time passes."""
 
     def __add__(self, other: "Traffic") -> "Traffic":
         return Traffic(
@@ -23,6 +28,7 @@ class Traffic:
             retries=self.retries + other.retries,
             bytes_put=self.bytes_put + other.bytes_put,
             bytes_got=self.bytes_got + other.bytes_got,
+            put_s=self.put_s + other.put_s,
         )
 
 
@@ -45,3 +51,12 @@ class Meter:
         """Count what has happened since."""
         with self._adding:
             self._total += more
+
+    @contextmanager
+    def putting(self) -> Iterator[None]:
+        """Around a put, well or not: counts its time."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add(Traffic(put_s=time.monotonic() - began))

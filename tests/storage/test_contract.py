@@ -323,6 +323,7 @@ def test_traffic_is_counted_alike(store: ObjectStore) -> None:
     assert keys(store) == ["a", "b"]
     store.delete("a")
     assert store.traffic == Traffic(requests=8, bytes_put=8, bytes_got=7)
+    assert 0 < store.traffic.put_s < 60
     copy: ObjectStore = pickle.loads(pickle.dumps(store))  # noqa: S301  # our own bytes
     assert copy.traffic == Traffic(), "another process counts for itself"
     assert copy.get("b") == b"678"
