@@ -1,17 +1,21 @@
 """``darkroom render``: plan, render what is missing, commit, finalize."""
 
+import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jobs import options
+from pipeline.distributed.parcel import RAYS_FOLDER, check_output
 from pipeline.errors import InputError
 from pipeline.prepare import prepare
 
 if TYPE_CHECKING:
     from pipeline.distributed.report import Report
+
+SHOWN_MANIFESTS = 10
 
 
 def render(
@@ -28,9 +32,8 @@ def render(
     skip_bad_rows: options.SkipBadRows = False,
     limit: options.Limit = None,
     sample: options.Sample = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Render images again that earlier launches committed as failed.")
-    ] = False,
+    retry_failed: options.RetryFailed = False,
+    as_json: options.AsJson = False,
     address: Annotated[
         str | None,
         typer.Option("--address", help="Ray cluster to use; also RAY_ADDRESS. Without, a Ray is started here."),
@@ -46,12 +49,16 @@ def render(
     )  # fmt: skip
     if limit is not None and sample is not None:
         raise InputError("--limit and --sample exclude each other", allowed="one of them")
+    if RAYS_FOLDER in Path.cwd().parts:  # of a job that was submitted, in whatever way
+        check_output(given.output.uri or "")
     prepared = prepare(given, skip_bad_rows=skip_bad_rows)
     for row in prepared.rejected:
         typer.echo(f"skipped: {row}", err=True)
     if not prepared.count.rows:
         empty = "every row of the manifest was skipped" if prepared.manifest.rows else "the manifest is empty"
         typer.echo(f"warning: {empty}; there is nothing to render", err=True)
+        if as_json:
+            typer.echo(json.dumps({"output": given.output.uri, "added": 0, "failed": 0, "remaining": 0}))
         return
 
     address = address or os.environ.get("RAY_ADDRESS")
@@ -68,11 +75,32 @@ def render(
     chosen = LaunchOptions(address=address, cache_folder=cache, limit=limit, sample=sample, retry_failed=retry_failed)
     with Display() as display:
         report = launch(prepared, chosen, display.tell, display.update)
-    typer.echo(_as_text(report))
+    typer.echo(json.dumps(summary(report)) if as_json else _as_text(report))
     if report.stopped == "interrupted":
         raise typer.Exit(130)
     if report.failed > given.render.allowed_failures:
         raise typer.Exit(3)
+
+
+def summary(report: "Report") -> dict[str, Any]:
+    """What a launch did, for programs; ``docs/cluster.md`` names the keys."""
+    return {
+        "output": report.output_uri,
+        "launch": report.launch_id,
+        "added": report.ok,
+        "added_by_manifest": dict(report.added_by_manifest),
+        "added_list": report.added_key,
+        "failed": report.failed,
+        "failed_before": report.already_failed,
+        "committed": report.finalized.ok,
+        "remaining": report.remaining,
+        "stopped": report.stopped,
+        "rejected_rows": report.rejected_rows,
+        "workers": report.workers,
+        "worker_deaths": report.worker_deaths,
+        "elapsed_s": round(report.elapsed_s, 3),
+        "images_per_s": None if report.images_per_s is None else round(report.images_per_s, 4),
+    }
 
 
 def _as_text(report: "Report") -> str:
@@ -84,6 +112,12 @@ def _as_text(report: "Report") -> str:
         f"committed  {report.finalized.ok:,} images in {report.output_uri}",
         f"workers    {report.workers}, the model was loaded {report.model_loads} time(s)",
     ]
+    if len(report.added_by_manifest) > 1:
+        added = sorted(report.added_by_manifest.items())
+        lines += [f"  + {number:,} of {name}" for name, number in added[-SHOWN_MANIFESTS:]]
+        lines += [f"  + {len(added) - SHOWN_MANIFESTS:,} manifests more"] if len(added) > SHOWN_MANIFESTS else []
+    if report.added_key:
+        lines.append(f"added      {report.added_key} lists them")
     if report.worker_deaths:
         lines.append(f"deaths     {report.worker_deaths} worker deaths; what they had in hand was rendered again")
     if report.stopped:

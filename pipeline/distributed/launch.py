@@ -66,6 +66,7 @@ class _Launch:
         self._prepared, self._options, self._tell, self._on_progress = prepared, options, tell, on_progress
         self._began = time.monotonic()
         self._deaths = 0
+        self._finished: LaunchNote | None = None
         self._store = _open_output(prepared)
         self._notes = list(read_notes(self._store))
 
@@ -115,6 +116,7 @@ class _Launch:
     def _render(self, work: "_Work", known: Run | None, model: ModelFiles) -> "Waves":
         """All waves, between the two notes of the launch."""
         # Imported here: torch and Ray take seconds, which only a launch that has something to render should pay.
+        from pipeline.distributed.added import Added
         from pipeline.distributed.graph import connect, device_of
         from pipeline.distributed.stopping import Stop, make_board
         from pipeline.distributed.waves import Waves, Work
@@ -139,11 +141,13 @@ class _Launch:
         )
         stop = Stop(tell)
         spec = self._spec(run, model, pool, note.launch_id, board)
-        waves = Waves(wanted, spec, replace(pool, workers=workers), store, stop, tell, self._on_progress)
-        tell(f"loading the model on {workers} worker(s)")
-        with kept_alive(store, note), stop.listening(board, self._seconds_left()):
-            waves.run()
-        write_note(store, _finished(note, waves))
+        with Added() as added:
+            waves = Waves(wanted, spec, replace(pool, workers=workers), store, stop, tell, self._on_progress, added)
+            tell(f"loading the model on {workers} worker(s)")
+            with kept_alive(store, note), stop.listening(board, self._seconds_left()):
+                waves.run()
+            self._finished = _finished(note, waves, added.store(store, note.launch_id))
+        write_note(store, self._finished)
         self._deaths = forget_launch(store, note.launch_id)
         return waves
 
@@ -195,6 +199,9 @@ class _Launch:
         progress = waves.progress if waves else Progress(total=Amount())
         return Report(
             output_uri=self._store.uri,
+            launch_id=self._finished.launch_id if self._finished else None,
+            added_key=self._finished.added_key if self._finished else None,
+            added_by_manifest=waves.added.by_manifest if waves else {},
             already_failed=0 if self._options.retry_failed else len(work.index.failed),
             ok=progress.ok,
             failed=progress.failed,
@@ -229,9 +236,10 @@ def _space(prepared: Prepared, run: Run | None) -> Space:
     return Space(axes=prepared.axes, family=prepared.model.family, run_digest=digest)
 
 
-def _finished(note: LaunchNote, waves: "Waves") -> LaunchNote:
+def _finished(note: LaunchNote, waves: "Waves", added_key: str | None) -> LaunchNote:
     return replace(
         note,
+        added_key=added_key,
         finished_at=datetime.now(UTC).isoformat(),
         ok=waves.progress.ok,
         failed=waves.progress.failed,

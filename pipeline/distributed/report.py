@@ -1,6 +1,6 @@
 """What a launch tells while it runs and at its end, as values: this module loads neither torch nor Ray."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +30,12 @@ class Report:
     """What a launch did."""
 
     output_uri: str
+    launch_id: str | None
+    """None when nothing was rendered."""
+    added_key: str | None
+    """Of the list of this launch's tasks with an outcome; None when there is none."""
+    added_by_manifest: Mapping[str, int]
+    """Images rendered by the manifest file that asked for them."""
     already_failed: int
     """Tasks of the run that earlier launches committed as failed; they are not tried again."""
     ok: int

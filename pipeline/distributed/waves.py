@@ -8,6 +8,7 @@ from threading import Timer
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.distributed.added import Added
 from pipeline.distributed.graph import cluster_summary, run_wave
 from pipeline.distributed.report import Progress, Tell
 from pipeline.distributed.shards import ShardPlan
@@ -55,10 +56,11 @@ class Waves:
         stop: Stop,
         tell: Tell,
         on_progress: Callable[[Progress], None],
+        added: Added,
     ) -> None:
         self._work, self._spec, self._pool, self._store = work, spec, pool, store
         self._tell, self._on_progress = tell, on_progress
-        self.stop = stop
+        self.stop, self.added = stop, added
         self.missing = work.missing
         self.progress = Progress(total=work.missing)
         self.failures: list[dict[str, object]] = []
@@ -120,6 +122,7 @@ class Waves:
 
     def _take(self, outcomes: pa.Table) -> None:
         self._reported.append(ids_from_bytes(bytes.fromhex("".join(outcomes["task_id"].to_pylist()))))
+        self.added.take(outcomes)
         failed = outcomes.filter(pc.equal(outcomes["status"], "failed"))
         self.failures += failed.slice(0, max(0, 10 - len(self.failures))).to_pylist()
         self.seen_workers.update(outcomes["worker"].unique().to_pylist())

@@ -21,6 +21,7 @@ from pipeline.distributed.runner import ShardRunner, tasks_of
 from pipeline.distributed.shards import unpack
 from pipeline.distributed.spec import WorkerSpec
 from pipeline.distributed.watchdog import die, watch
+from pipeline.distributed.worker_log import WorkerLog
 from pipeline.errors import DarkroomError, ModelError
 from pipeline.identity import part_id
 from pipeline.model.fingerprint import DigestCache, fingerprint
@@ -33,8 +34,8 @@ from pipeline.rendering.results import Failed
 from pipeline.storage.location import open_store
 
 OUTCOME_COLUMNS = (
-    "task_id", "status", "verdict", "error", "prompt_id", "manifest_file", "manifest_row", "file_bytes", "render_s",
-    "encode_s",
+    "task_id", "file_name", "status", "verdict", "error", "prompt_id", "manifest_file", "manifest_row", "file_bytes",
+    "render_s", "encode_s",
 )  # fmt: skip
 
 _OUTCOME_SCHEMA = pa.schema(
@@ -51,11 +52,23 @@ class RenderWorker:
         self._broken: DarkroomError | None = None
         self._process = Process(node_id=ray.get_runtime_context().get_node_id(), process_id=uuid.uuid4().hex)
         self._floor, self._stopping, self._in_hand = Floor(), False, 0
+        self._identity = {"worker": f"{socket.gethostname()}:{os.getpid()}", "model_load": self._process.process_id}
+        self._log = WorkerLog(
+            {
+                "job": ray.get_runtime_context().get_job_id(),
+                "launch": spec.launch_id,
+                "node": self._process.node_id,
+                "worker": self._identity["worker"],
+            }
+        )
+        began = time.monotonic()
         try:
             self._load(spec)
         except DarkroomError as error:  # Ray would only try again; the first shard tells the driver
             self._broken = error
-        self._identity = {"worker": f"{socket.gethostname()}:{os.getpid()}", "model_load": self._process.process_id}
+            self._log.broken(str(error))
+        else:
+            self._log.ready(device=spec.device, rows=spec.rows, seconds=time.monotonic() - began)
 
     def _load(self, spec: WorkerSpec) -> None:
         torch.set_num_threads(spec.threads)
@@ -91,7 +104,7 @@ class RenderWorker:
         """The outcomes of a shard; a row that says so when the launch stops before it is begun."""
         if self._stopping:
             return self._identified(pa.Table.from_pylist([{"status": STOPPED}], schema=_OUTCOME_SCHEMA))
-        name = part_id(shard["task_id"].to_pylist())
+        name, began = part_id(shard["task_id"].to_pylist()), time.monotonic()
         self._in_hand += 1
         try:
             if await asyncio.to_thread(self._suspicions.deaths, name) < DEATHS_BEFORE_ALONE:
@@ -101,8 +114,13 @@ class RenderWorker:
                 async with self._floor.alone():
                     rows = await self._one_by_one(shard)
                 await asyncio.to_thread(self._attempts.end, name)
+        except DarkroomError as error:
+            self._log.broken(str(error), name)
+            raise
         finally:
             self._in_hand -= 1
+        failed = rows.num_rows - pc.sum(pc.equal(rows["status"], "ok"), min_count=0).as_py()
+        self._log.shard(name, images=rows.num_rows, failed=failed, seconds=time.monotonic() - began)
         return self._outcomes(shard, rows)
 
     async def _attempt(self, shard: pa.Table, name: str) -> pa.Table:
