@@ -6,13 +6,18 @@ from collections.abc import Iterator
 from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from unittest.mock import patch
 
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+import pipeline.output.tables
 from pipeline.config import load_job
+from pipeline.storage.local import LocalStore
+from tests.faults.commit import patch_segments
+from tests.faults.without_ray import Painter, launch_here, plan_of
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -143,11 +148,38 @@ def test_a_job_may_write_its_run_and_delete_no_image() -> None:
         "metadata-00001.parquet",
     ):
         assert may("s3:DeleteObject", f"{run}/{key}")
-    for key in ("images/ab/x.png", "shards/x.tar", "data/x.parquet", "metadata/ab/x.parquet", "metadata.parquet"):
+    for key in ("images/ab/x.png", "shards/x.tar", "data/x.parquet", "metadata/ab/x.parquet"):
         assert not may("s3:DeleteObject", f"{run}/{key}")
         assert may("s3:DeleteObject", f"{run}/{key}", "mend")
     assert not may("s3:PutObject", "manifests/a.parquet")
     assert may("s3:GetObject", "manifests/a.parquet")
+
+
+class Watched(LocalStore):
+    """Notes what is done to it, in the words of S3."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.done: set[tuple[str, str]] = set()
+
+    def put_file(self, key: str, file: BinaryIO) -> None:
+        self.done.add(("s3:PutObject", key))
+        super().put_file(key, file)
+
+    def delete(self, key: str) -> None:
+        self.done.add(("s3:DeleteObject", key))
+        super().delete(key)
+
+
+def test_launches_do_nothing_that_they_may_not(tmp_path: Path) -> None:
+    store = Watched(tmp_path / "out")
+    with patch_segments(), patch.object(pipeline.output.tables, "TABLE_ROWS", 4):
+        for seeds in ("0-0", "0-1", "0-3", "0-5"):
+            plan = plan_of(tmp_path, ["a", "b", "a", "c"], "files", seeds)
+            launch_here(store, plan, Painter())
+    assert {action for action, _ in store.done} == {"s3:PutObject", "s3:DeleteObject"}
+    assert any(key.startswith("metadata-") for action, key in store.done if action == "s3:DeleteObject")
+    assert not [key for action, key in store.done if not may(action, f"renders/nightly/{key}")]
 
 
 def test_the_image_is_pinned_and_not_root() -> None:
