@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help setup demo test faults lint shapes-accuracy digests clean
+.PHONY: help setup demo test faults cluster lint shapes-accuracy digests clean
 
 help:
 	@echo "make setup            make .venv with darkroom in it"
 	@echo "make demo             render the demonstration into renders/demo"
 	@echo "make test             lint, types and tests"
 	@echo "make faults           the scoreboard of docs/reliability.md: kills, faults, tampering"
+	@echo "make cluster          a job on three nodes of this machine, one killed, one added"
 	@echo "make shapes-accuracy  how often the built-in model draws what it was told"
 	@echo "make digests          whether the demo's pictures are the same bytes however they are rendered"
 	@echo "make clean            remove .venv and what tests left"
@@ -22,7 +23,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools datasets duckdb hypothesis mypy pytest pytest-xdist ruff sd-parsers types-psutil types-PyYAML webdataset
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools datasets duckdb hypothesis jsonschema mypy pytest pytest-xdist ruff sd-parsers types-psutil types-PyYAML webdataset
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e .
 	@touch $@
 
@@ -49,6 +50,10 @@ test: lint
 faults: setup
 	$(BIN)/python -m tests.servers.swift_install
 	$(BIN)/python -m tests.faults
+
+# A Ray head and nodes on loopback, ten processes and more; a few minutes.
+cluster: setup
+	$(BIN)/python -m tests.cluster
 
 shapes-accuracy: setup
 	$(BIN)/python -m benchmarks.shapes_accuracy

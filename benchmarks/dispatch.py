@@ -169,12 +169,12 @@ def wave(folder: Path, workers: int, shards: int, shard_s: float) -> Iterator[pa
         cache_folder=folder / "digests", launch_id="dispatch", watchdog_s=600.0,
         evaluation_s=shard_s / (SHARD_IMAGES * STEPS * 2), gate=folder / "gate", workers=workers,
     )  # fmt: skip
+    size = ShardSize(megapixel_evaluations=0.0, min_images=SHARD_IMAGES, max_images=SHARD_IMAGES)
     plan = ShardPlan(
         manifest=prepared.manifest,
         space=Space(axes=prepared.axes, family=prepared.model.family, run_digest=b"\0" * 16),
         selection=Selection(),
-        size=ShardSize(megapixel_evaluations=0.0, min_images=SHARD_IMAGES, max_images=SHARD_IMAGES),
-        picture_sizes=prepared.count.sizes,
+        sizes=dict.fromkeys(prepared.count.sizes, size),
     )
     return run_wave(plan, prepared.points, IdSet(), spec, Pool(workers=workers, gpus=0, cpus=1), SleepingWorker)
 
@@ -188,7 +188,7 @@ def measure(folder: Path, workers: int, shards: int, shard_s: float) -> Measured
     images = workers * shards * SHARD_IMAGES
     watch.start()
     for outcomes in wave(folder, workers, shards, shard_s):
-        tally.take(outcomes)
+        tally.take(outcomes, time.monotonic())
         told[outcomes["worker"][0].as_py()] += outcomes.num_rows
         if tally.progress.images == images:
             ended, used = time.time(), cpu_s()  # now, while the workers are there

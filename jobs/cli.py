@@ -29,7 +29,7 @@ def _check_own_packages() -> None:
 _check_own_packages()
 
 # Only now: these import from ``pipeline``.
-from jobs import calibrate, explain, export, finalize, manifest, plan, render, status, verify  # noqa: E402
+from jobs import calibrate, explain, export, finalize, manifest, plan, render, status, submit, verify  # noqa: E402
 from pipeline.errors import DarkroomError, InputError, without_credentials  # noqa: E402
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ app = typer.Typer(
 )
 app.command("plan")(plan.plan)
 app.command("render")(render.render)
+app.command("submit")(submit.submit)
 app.command("status")(status.status)
 app.command("verify")(verify.verify)
 app.command("explain")(explain.explain)

@@ -33,6 +33,12 @@ Sample = Annotated[
     int | None,
     typer.Option("--sample", min=1, metavar="N", help="Only N images, spread over the manifest and every sweep point."),
 ]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Render images again that earlier launches committed as failed.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="End with one line of JSON on the standard output instead of a text.")
+]
 EndpointUrl = Annotated[
     str | None, typer.Option("--endpoint-url", metavar="URL", help="S3 server to use instead of AWS.")
 ]

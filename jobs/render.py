@@ -1,17 +1,22 @@
 """``darkroom render``: plan, render what is missing, commit, finalize."""
 
+import json
 import os
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jobs import options
 from jobs.prompt import NO_MANIFEST, with_prompt
+from pipeline.distributed.parcel import RAYS_FOLDER, check_output
 from pipeline.errors import InputError
 from pipeline.prepare import prepare
 
 if TYPE_CHECKING:
     from pipeline.distributed.report import Report
+
+SHOWN_MANIFESTS = 10
 
 
 def render(
@@ -34,9 +39,8 @@ def render(
     skip_bad_rows: options.SkipBadRows = False,
     limit: options.Limit = None,
     sample: options.Sample = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Render images again that earlier launches committed as failed.")
-    ] = False,
+    retry_failed: options.RetryFailed = False,
+    as_json: options.AsJson = False,
     address: Annotated[
         str | None,
         typer.Option("--address", help="Ray cluster to use; also RAY_ADDRESS. Without, a Ray is started here."),
@@ -59,12 +63,16 @@ def render(
         raise InputError("--limit and --sample exclude each other", allowed="one of them")
     if prompt is not None:
         given = with_prompt(given, prompt, negative_prompt)
+    if RAYS_FOLDER in Path.cwd().parts:  # of a job that was submitted, in whatever way
+        check_output(given.output.uri or "")
     prepared = prepare(given, skip_bad_rows=skip_bad_rows, cache_folder=options.cache_folder())
     for row in prepared.rejected:
         typer.echo(f"skipped: {row}", err=True)
     if not prepared.count.rows:
         empty = "every row of the manifest was skipped" if prepared.manifest.rows else "the manifest is empty"
         typer.echo(f"warning: {empty}; there is nothing to render", err=True)
+        if as_json:
+            typer.echo(json.dumps({"output": given.output.uri, "added": 0, "failed": 0, "remaining": 0}))
         return
 
     address = address or os.environ.get("RAY_ADDRESS")
@@ -81,11 +89,32 @@ def render(
     chosen = LaunchOptions(address=address, cache_folder=cache, limit=limit, sample=sample, retry_failed=retry_failed)
     with Display() as display:
         report = launch(prepared, chosen, display.tell, display.update)
-    typer.echo(_as_text(report))
+    typer.echo(json.dumps(summary(report)) if as_json else _as_text(report))
     if report.stopped == "interrupted":
         raise typer.Exit(130)
     if report.failed > given.render.allowed_failures:
         raise typer.Exit(3)
+
+
+def summary(report: "Report") -> dict[str, Any]:
+    """What a launch did, for programs; ``docs/cluster.md`` names the keys."""
+    return {
+        "output": report.output_uri,
+        "launch": report.launch_id,
+        "added": report.ok,
+        "added_by_manifest": dict(report.added_by_manifest),
+        "added_list": report.added_key,
+        "failed": report.failed,
+        "failed_before": report.already_failed,
+        "committed": report.finalized.ok,
+        "remaining": report.remaining,
+        "stopped": report.stopped,
+        "rejected_rows": report.rejected_rows,
+        "workers": report.workers,
+        "worker_deaths": report.worker_deaths,
+        "elapsed_s": round(report.elapsed_s, 3),
+        "images_per_s": None if report.images_per_s is None else round(report.images_per_s, 4),
+    }
 
 
 def _as_text(report: "Report") -> str:
@@ -97,6 +126,12 @@ def _as_text(report: "Report") -> str:
         f"committed  {report.finalized.ok:,} images in {report.output_uri}",
         f"workers    {report.workers}, the model was loaded {report.model_loads} time(s)",
     ]
+    if len(report.added_by_manifest) > 1:
+        added = sorted(report.added_by_manifest.items())
+        lines += [f"  + {number:,} of {name}" for name, number in added[-SHOWN_MANIFESTS:]]
+        lines += [f"  + {len(added) - SHOWN_MANIFESTS:,} manifests more"] if len(added) > SHOWN_MANIFESTS else []
+    if report.added_key:
+        lines.append(f"added      {report.added_key} lists them")
     traffic = report.traffic
     retried = f", {traffic.retries:,} of them again" if traffic.retries else ""
     lines.append(f"store      {traffic.requests:,} requests{retried}; {traffic.bytes_put / 1e6:,.1f} MB written")

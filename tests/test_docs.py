@@ -4,11 +4,17 @@ import re
 import subprocess
 import sys
 from datetime import date
+from itertools import takewhile
 from pathlib import Path
 
 from pydantic import BaseModel
+from typer.main import get_group
 
+from jobs.cli import app
+from jobs.render import summary
 from pipeline.config import Job, load_job
+from pipeline.distributed.report import Report
+from pipeline.output.finalize import Finalized
 from pipeline.output.schema import METADATA_SCHEMA
 
 ROOT = Path(__file__).parent.parent
@@ -61,6 +67,37 @@ def test_the_readmes_commands_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "mine.parquet: 2 prompt rows" in done.stdout
     assert "planned    32 images" in done.stdout
+
+
+def table(page: str, head: str) -> list[list[str]]:
+    """The rows of the table with this header line, in a page of ``docs``."""
+    lines = (ROOT / "docs" / page).read_text().partition(head)[2].splitlines()[2:]
+    rows = [line.split("|")[1:-1] for line in takewhile(lambda line: line.startswith("|"), lines)]
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+def test_every_key_of_a_launchs_summary_is_documented() -> None:
+    report = Report(output_uri="x", finalized=Finalized(ok=0, failed=0, parts=0))
+    named = {key for row in table("cluster.md", "| key | is |") for key in re.findall(r"`(\w+)`", row[0])}
+    assert named == set(summary(report))
+
+
+def test_what_is_said_of_wrong_addresses_is_documented() -> None:
+    code = (ROOT / "pipeline" / "distributed" / "address.py").read_text()
+    rows = table("cluster.md", "| it says | because |")
+    assert len(rows) == 10
+    for said, _ in rows:
+        assert said in code
+
+
+def test_options_of_submit_exist() -> None:
+    options = {name for option in get_group(app).commands["submit"].params for name in option.opts}
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    used = {
+        word for line in page.splitlines() if "darkroom submit" in line for word in re.findall(r" (--[a-z-]+)", line)
+    }
+    named = {word for row in table("cluster.md", "| | |") for word in re.findall(r"`(--[a-z-]+)", row[0])}
+    assert {"--address", "--no-wait", "--image"} <= named | used <= options
 
 
 def test_links_lead_somewhere() -> None:

@@ -29,13 +29,11 @@ from pipeline.output.part import PartWriter
 from pipeline.output.verdicts import verdict_of
 from pipeline.planning.amount import Amount
 from pipeline.prepare import Prepared, prepare
-from pipeline.rendering.counters import EngineCounters
 from pipeline.rendering.engine import Engine
 from pipeline.rendering.loading import load_model
 from pipeline.rendering.results import Outcome
 from pipeline.rendering.safety import Judge, load_checker
 from pipeline.storage.local import LocalStore
-from pipeline.storage.traffic import Traffic
 from tests import tiny_models
 from tests.noise import noise
 from tests.test_end_to_end import Darkroom
@@ -235,10 +233,8 @@ def test_counts_are_in_the_report() -> None:
     tally.take(teller.told(rows, shard, Worked()), 0.0)
     assert tally.verdicts == {"black": 2, "flat": 1}
     report = Report(
-        output_uri="out", already_failed=0, ok=4, failed=0, failures=(), rejected_rows=0, workers=1, model_loads=1,
-        verdicts=tally.verdicts, worker_deaths=0, engine=EngineCounters(), image_encode_s=0.0, traffic=Traffic(),
-        elapsed_s=1.0, images_per_s=4.0, finalized=Finalized(ok=4, failed=0, parts=1), stopped=None, remaining=0,
-    )  # fmt: skip
+        output_uri="out", finalized=Finalized(ok=4, failed=0, parts=1), ok=4, verdicts=tally.verdicts, images_per_s=4.0
+    )
     assert "verdicts   2 black, 1 flat\n" in f"{_as_text(report)}\n"
     assert "verdicts" not in _as_text(replace(report, verdicts={}))
 

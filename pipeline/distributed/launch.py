@@ -72,6 +72,7 @@ class _Launch:
         self._prepared, self._options, self._tell, self._on_progress = prepared, options, tell, on_progress
         self._began = time.monotonic()
         self._deaths = 0
+        self._finished: LaunchNote | None = None
         self._store = _open_output(prepared)
         self._notes = list(read_notes(self._store))
 
@@ -121,6 +122,7 @@ class _Launch:
     def _render(self, work: "_Work", seen: Run | None, known: Run | None, model: ModelFiles) -> "Waves":
         """All waves, between the two notes of the launch."""
         # Imported here: torch and Ray take seconds, which only a launch that has something to render should pay.
+        from pipeline.distributed.added import Added
         from pipeline.distributed.draining import watched
         from pipeline.distributed.graph import connect, device_of
         from pipeline.distributed.stopping import Stop, make_board
@@ -147,12 +149,14 @@ class _Launch:
         )
         stop = Stop(tell)
         spec = self._spec(run, model, pool, note.launch_id, board)
-        waves = Waves(wanted, spec, replace(pool, workers=workers), store, stop, tell, self._on_progress)
-        tell(f"loading the model on {workers} worker(s)")
-        with kept_alive(store, note), stop.listening(board, self._seconds_left()), watched(board, tell):
-            waves.run()
-        check_still_bound(store, run)
-        write_note(store, _finished(note, waves))
+        with Added() as added:
+            waves = Waves(wanted, spec, replace(pool, workers=workers), store, stop, tell, self._on_progress, added)
+            tell(f"loading the model on {workers} worker(s)")
+            with kept_alive(store, note), stop.listening(board, self._seconds_left()), watched(board, tell):
+                waves.run()
+            check_still_bound(store, run)
+            self._finished = _finished(note, waves, added.store(store, note.launch_id))
+        write_note(store, self._finished)
         self._deaths = forget_launch(store, note.launch_id)
         forget_old(store, datetime.now(UTC) - ABANDONED)
         return waves
@@ -207,6 +211,9 @@ class _Launch:
         progress = tally.progress
         return Report(
             output_uri=self._store.uri,
+            launch_id=self._finished.launch_id if self._finished else None,
+            added_key=self._finished.added_key if self._finished else None,
+            added_by_manifest=waves.added.by_manifest if waves else {},
             already_failed=0 if self._options.retry_failed else len(work.index.failed),
             ok=progress.ok,
             failed=progress.failed,
@@ -245,10 +252,11 @@ def _space(prepared: Prepared, run: Run | None) -> Space:
     return Space(axes=prepared.axes, family=prepared.model.family, run_digest=digest)
 
 
-def _finished(note: LaunchNote, waves: "Waves") -> LaunchNote:
+def _finished(note: LaunchNote, waves: "Waves", added_key: str | None) -> LaunchNote:
     progress = waves.tally.progress
     return replace(
         note,
+        added_key=added_key,
         finished_at=datetime.now(UTC).isoformat(),
         ok=progress.ok,
         failed=progress.failed,

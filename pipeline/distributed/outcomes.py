@@ -19,8 +19,8 @@ from pipeline.rendering.counters import EngineCounters
 from pipeline.storage.traffic import Traffic
 
 OUTCOME_COLUMNS = (
-    "task_id", "status", "verdict", "error", "prompt_id", "manifest_file", "manifest_row", "file_bytes", "render_s",
-    "encode_s",
+    "task_id", "file_name", "status", "verdict", "error", "prompt_id", "manifest_file", "manifest_row", "file_bytes",
+    "render_s", "encode_s",
 )  # fmt: skip
 STOPPED = "stopped"
 """In place of a status, in the one row of a shard that was not begun because the launch stops."""
@@ -104,8 +104,8 @@ class Tally:
         """What all processes together have done."""
         return sum(self._worked.values(), Worked())
 
-    def take(self, told: pa.Table, now_s: float) -> None:
-        """Add a worker's table, which arrived now, by a monotonic clock."""
+    def take(self, told: pa.Table, now_s: float) -> pa.Table:
+        """Add a worker's table, which arrived now, by a monotonic clock; returns the outcomes in it."""
         self.workers.update(told["worker"].unique().to_pylist())
         for row in told.group_by("model_load").aggregate([(name, "max") for name in _SUM.values()]).to_pylist():
             self._keep_latest(row["model_load"], {name: row[f"{column}_max"] for name, column in _SUM.items()})
@@ -128,6 +128,7 @@ class Tally:
             tellings=tuple(self._tellings.values()),
             engine=self.worked.engine,
         )
+        return outcomes
 
     def _note(self, model_load: str, now_s: float, committed: int) -> None:
         engine = self._worked[model_load].engine

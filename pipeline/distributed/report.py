@@ -58,33 +58,39 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a launch did."""
+    """What a launch did; the counts are of this launch."""
 
     output_uri: str
-    already_failed: int
-    """Tasks of the run that earlier launches committed as failed; they are not tried again."""
-    ok: int
-    failed: int
-    failures: tuple[dict[str, object], ...]
-    """The first failed rows of this launch."""
-    rejected_rows: int
-    workers: int
-    model_loads: int
-    verdicts: Mapping[str, int]
-    """Images of this launch by verdict, but for those that are ok."""
-    worker_deaths: int
-    """Processes that died of their work; those of lost nodes are not counted."""
-    engine: EngineCounters
-    """Of all workers."""
-    image_encode_s: float
-    """Spent on encoding images, in threads beside the engines."""
-    traffic: Traffic
-    """With the output, of the driver and all workers; what dead ones had not told is missing."""
-    elapsed_s: float
-    images_per_s: float | None
-    """Over the waves, the loading of models included; None when nothing was rendered."""
     finalized: Finalized
-    stopped: Literal["interrupted", "time"] | None
+    launch_id: str | None = None
+    """None when nothing was rendered."""
+    added_key: str | None = None
+    """Of the list of this launch's tasks with an outcome; None when there is none."""
+    added_by_manifest: Mapping[str, int] = field(default_factory=dict)
+    """Images rendered by the manifest file that asked for them."""
+    already_failed: int = 0
+    """Tasks of the run that earlier launches committed as failed; they are not tried again."""
+    ok: int = 0
+    failed: int = 0
+    failures: tuple[dict[str, object], ...] = ()
+    """The first failed rows."""
+    rejected_rows: int = 0
+    workers: int = 0
+    model_loads: int = 0
+    verdicts: Mapping[str, int] = field(default_factory=dict)
+    """Images by verdict, but for those that are ok."""
+    worker_deaths: int = 0
+    """Processes that died of their work; those of lost nodes are not counted."""
+    engine: EngineCounters = field(default_factory=EngineCounters)
+    """Of all workers."""
+    image_encode_s: float = 0.0
+    """Spent on encoding images, in threads beside the engines."""
+    traffic: Traffic = field(default_factory=Traffic)
+    """With the output, of the driver and all workers; what dead ones had not told is missing."""
+    elapsed_s: float = 0.0
+    images_per_s: float | None = None
+    """Over the waves, the loading of models included; None when nothing was rendered."""
+    stopped: Literal["interrupted", "time"] | None = None
     """Why the launch ended before all was rendered; None when it did not."""
-    remaining: int
+    remaining: int = 0
     """Images without an outcome, after a stop."""

@@ -7,6 +7,7 @@ from threading import Timer
 
 import pyarrow as pa
 
+from pipeline.distributed.added import Added
 from pipeline.distributed.graph import cluster_summary, run_wave
 from pipeline.distributed.outcomes import Tally
 from pipeline.distributed.pump import pumped
@@ -56,10 +57,11 @@ class Waves:
         stop: Stop,
         tell: Tell,
         on_progress: Callable[[Progress], None],
+        added: Added,
     ) -> None:
         self._work, self._spec, self._pool, self._store = work, spec, pool, store
         self._tell, self._on_progress = tell, on_progress
-        self.stop = stop
+        self.stop, self.added = stop, added
         self.missing = work.missing
         self.tally = Tally.of(work.missing)
         self._busy_s = 0.0
@@ -74,7 +76,7 @@ class Waves:
         while poor < MAX_POOR_WAVES:
             before, began = self.missing.images, time.monotonic()
             for outcomes in self._wave(done):
-                self.tally.take(outcomes, time.monotonic())
+                self.added.take(self.tally.take(outcomes, time.monotonic()))
                 self._on_progress(self.tally.progress)
             self._busy_s += time.monotonic() - began
             done = self._done()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
 from pipeline.distributed.draining import draining_nodes
@@ -23,6 +24,7 @@ from pipeline.distributed.runner import ShardRunner, tasks_of
 from pipeline.distributed.shards import unpack
 from pipeline.distributed.spec import WorkerSpec
 from pipeline.distributed.watchdog import die, leave, watch
+from pipeline.distributed.worker_log import WorkerLog
 from pipeline.errors import DarkroomError, ModelError
 from pipeline.identity import part_id
 from pipeline.model.fingerprint import DigestCache, fingerprint
@@ -49,12 +51,16 @@ class RenderWorker:
         self._stopping = self._leaving = False
         name = f"{socket.gethostname()}:{os.getpid()}"
         self._teller = Teller(worker=name, model_load=self._process.process_id)
+        tags = {"launch": spec.launch_id, "node": self._process.node_id, "worker": name}
+        self._log = WorkerLog({"job": ray.get_runtime_context().get_job_id(), **tags})
+        began = time.monotonic()
         try:
             self._load(spec)
         except DarkroomError as error:  # Ray would only try again; the first shard tells the driver
             self._broken = error
+            self._log.broken(str(error))
             return
-        tags = {"launch": spec.launch_id, "node": self._process.node_id, "worker": name}
+        self._log.ready(device=spec.device, rows=spec.rows.fixed or "auto", seconds=time.monotonic() - began)
         self._metrics = Metrics(tags, self._worked, lambda: self._in_hand)
 
     def _load(self, spec: WorkerSpec) -> None:
@@ -113,12 +119,20 @@ class RenderWorker:
                     rows = await self._one_by_one(shard)
                 await asyncio.to_thread(self._attempts.end, name)
             self._told += rows.num_rows
+        except DarkroomError as error:
+            self._log.broken(str(error), name)
+            raise
         finally:
             self._in_hand -= 1
         if self._leaving and not rows.num_rows:
             await _for_ever()
-        self._metrics.shard(rows, time.monotonic() - began)
+        self._note(name, rows, time.monotonic() - began)
         return self._teller.told(rows, shard, self._worked())
+
+    def _note(self, part_id: str, rows: pa.Table, seconds: float) -> None:
+        self._metrics.shard(rows, seconds)
+        failed = rows.num_rows - (pc.sum(pc.equal(rows["status"], "ok")).as_py() or 0)
+        self._log.shard(part_id, images=rows.num_rows, failed=failed, seconds=seconds)
 
     def _worked(self) -> Worked:
         return Worked(engine=self._engine.counters, traffic=self._store.traffic)

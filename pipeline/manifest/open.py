@@ -99,7 +99,7 @@ def open_manifest(uri: str, *, columns: Mapping[str, str], rules: RowRules, s3: 
     """
     mapping = checked_mapping(columns)
     try:
-        store, keys = _find(uri, s3)
+        store, keys = find_files(uri, s3)
         with ThreadPoolExecutor(_READERS) as pool:
             footers = dict(zip(keys, pool.map(partial(_footer, store), keys), strict=True))
     except StoreError as error:
@@ -121,7 +121,8 @@ def open_manifest(uri: str, *, columns: Mapping[str, str], rules: RowRules, s3: 
     return Manifest(store=store, files=tuple(files), rules=rules, extra_schema=extra_schema)
 
 
-def _find(uri: str, s3: S3Settings) -> tuple[ObjectStore, list[str]]:
+def find_files(uri: str, s3: S3Settings) -> tuple[ObjectStore, list[str]]:
+    """The files of a manifest, unopened: a store and their keys there. ``ManifestError`` when there are none."""
     try:
         named = _named(uri, s3)
         if named is not None:

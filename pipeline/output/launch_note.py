@@ -35,6 +35,8 @@ class LaunchNote:
     failed: int = 0
     images_per_s: float | None = None
     evaluations_per_s: float | None = None
+    added_key: str | None = None
+    """Of the list of tasks that have an outcome through this launch."""
 
     def is_alive(self, now: datetime) -> bool:
         """Whether the launch is at work, as far as its note tells."""

@@ -14,6 +14,7 @@ EXTENSIONS: dict[Format, str] = {"png": "png", "webp": "webp", "jpeg": "jpg"}
 RUN_KEY = "_darkroom/run.json"
 INDEX_PREFIX = "_darkroom/index/"
 LAUNCHES_PREFIX = "_darkroom/launches/"
+ADDED_PREFIX = "_darkroom/added/"
 REQUESTS_PREFIX = "_darkroom/requests/"
 PROMPTS_PREFIX = "_darkroom/prompts/"
 ATTEMPTS_PREFIX = "_darkroom/attempts/"
@@ -96,6 +97,11 @@ def part_prefix(part_id: str) -> str:
 def part_key(part_id: str, file_sha256: str) -> str:
     """``metadata/<2 hex>/<part_id>-<8 hex of its own digest>.parquet``: other bytes never overwrite these."""
     return f"{part_prefix(part_id)}{file_sha256[:8]}.parquet"
+
+
+def added_key(launch_id: str) -> str:
+    """``_darkroom/added/<launch>.parquet``: what a launch added."""
+    return f"{ADDED_PREFIX}{launch_id}.parquet"
 
 
 def requests_key(digest: str) -> str:

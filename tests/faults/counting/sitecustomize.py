@@ -1,11 +1,13 @@
 """On the path of a process, notes each picture that its engine begins: a line in the file that ``LEDGER`` names.
 
+``PAUSE_S`` in the environment makes each take that long besides, so that there is something to disturb.
 So a picture counts again whether its process was killed while it was made, before it was stored, or before the commit.
 Python imports this module at start. Darkroom itself has no such hook.
 """
 
 import os
 import sys
+import time
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder
 from typing import Any
@@ -35,6 +37,7 @@ def _noted(begin: Any) -> Any:
         # One write at the end of the file: lines of several processes never mix, and a kill leaves none by halves.
         with open(os.environ["LEDGER"], "ab", buffering=0) as ledger:
             ledger.write(f"{pending.task.task_id}\n".encode())
+        time.sleep(float(os.environ.get("PAUSE_S", "0")))
         begin(slot, adapter, pending, *more)
 
     return wrapped

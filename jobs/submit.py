@@ -1,0 +1,199 @@
+"""``darkroom submit``: the same job on a cluster, through Ray's job API."""
+
+import os
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from jobs import options
+from pipeline.distributed.parcel import check_output, left_out, pack, parcel_of, shipped_name
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.distributed.submit import Cluster
+
+_RAYS_OWN = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+"""Ray's client takes an address from these before the one it is given."""
+_KEYS = {
+    "--manifest": "manifest",
+    "--model": "model__id",
+    "--seeds": "sweep__seeds",
+    "--guidance-scales": "sweep__guidance_scales",
+    "--steps": "sweep__num_inference_steps",
+    "--schedulers": "sweep__schedulers",
+    "--sizes": "sweep__sizes",
+    "--output": "output__uri",
+}
+"""Keys of the job by their options, as ``options.load`` takes them."""
+Address = Annotated[
+    str | None,
+    typer.Option("--address", metavar="URL", help="Ray's dashboard, http://host:8265; or RAY_API_SERVER_ADDRESS."),
+]
+RuntimeEnv = Annotated[
+    Path | None, typer.Option("--runtime-env", metavar="FILE", help="Ray's runtime environment, YAML.")
+]
+WorkingDir = Annotated[
+    Path | None, typer.Option("--working-dir", help="Ship all of this directory, not only what the job names.")
+]
+Image = Annotated[
+    str | None,
+    typer.Option("--image", metavar="URI", help="Run in this container image, ship nothing; JOB is a path in it."),
+]
+
+
+def submit(
+    job: options.JobFile = None,
+    settings: options.Settings = None,
+    manifest: options.ManifestOption = None,
+    model: options.Model = None,
+    seeds: options.Seeds = None,
+    guidance_scales: options.GuidanceScales = None,
+    steps: options.Steps = None,
+    schedulers: options.Schedulers = None,
+    sizes: options.Sizes = None,
+    output: options.Output = None,
+    skip_bad_rows: options.SkipBadRows = False,
+    limit: options.Limit = None,
+    sample: options.Sample = None,
+    retry_failed: options.RetryFailed = False,
+    as_json: options.AsJson = False,
+    address: Address = None,
+    runtime_env: RuntimeEnv = None,
+    working_dir: WorkingDir = None,
+    image: Image = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not follow the job.")] = False,
+) -> None:
+    """Render a job on a Ray cluster, follow its log and end with its exit code.
+
+    Example: darkroom submit job.yaml --address http://head:8265
+    """
+    if limit is not None and sample is not None:
+        raise InputError("--limit and --sample exclude each other", allowed="one of them")
+    given = {
+        "--manifest": manifest, "--model": model, "--seeds": seeds, "--guidance-scales": guidance_scales,
+        "--steps": steps, "--schedulers": schedulers, "--sizes": sizes, "--output": output, "--limit": limit,
+        "--sample": sample,
+    }  # fmt: skip
+    flags = {"--skip-bad-rows": skip_bad_rows, "--retry-failed": retry_failed, "--json": as_json}
+    words = [word for key, value in given.items() if value is not None for word in (key, str(value))]
+    words += [word for text in settings or () for word in ("--set", text)]
+    words += [flag for flag, is_set in flags.items() if is_set]
+    keys = {_KEYS[option]: None if value is None else str(value) for option, value in given.items() if option in _KEYS}
+    with ExitStack() as stack:
+        environment, name = _shipment(stack, job, settings, keys, _runtime_env(runtime_env), working_dir, image)
+        cluster = _cluster(address)
+        submitted = cluster.submit(["darkroom", "render", *([name] if name else []), *words], environment)
+    if no_wait:
+        typer.echo(f"submitted  {submitted} to {cluster.address}\n{_commands(cluster, submitted)}")
+    else:
+        raise typer.Exit(_follow(cluster, submitted))
+
+
+def _shipment(
+    stack: ExitStack,
+    job: Path | None,
+    settings: list[str] | None,
+    keys: dict[str, str | None],
+    environment: dict[str, Any],
+    working_dir: Path | None,
+    image: str | None,
+) -> tuple[dict[str, Any], str | None]:
+    """The runtime environment with what is shipped, and the job file's path on the cluster."""
+    there = None if job is None else str(job)
+    if image is not None:
+        return _in_image(environment, image, working_dir), there
+    if working_dir is None and environment.get("working_dir") is not None:
+        return environment, there
+    asked = options.load(job, settings, **keys)
+    assert asked.output.uri is not None  # load_job fills it in
+    check_output(asked.output.uri)
+    if working_dir is not None:
+        return _with_directory(environment, working_dir, job)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="darkroom-submit-")))
+    pack(parcel_of(asked, job), folder)
+    return {**environment, "working_dir": str(folder)}, None if job is None else shipped_name(job)
+
+
+def _cluster(address: str | None) -> "Cluster":
+    named = address or os.environ.get("RAY_API_SERVER_ADDRESS")
+    for name in _RAYS_OWN:
+        os.environ.pop(name, None)
+    if not named:
+        raise InputError(
+            "no cluster to submit to", where="--address", allowed="the address of Ray's dashboard: http://host:8265"
+        )
+    # Imported late: bad input is told about before Ray is loaded.
+    from pipeline.distributed.submit import Cluster
+
+    return Cluster(named)
+
+
+def _runtime_env(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    allowed = "a YAML mapping with the keys of Ray's runtime environments, such as env_vars and pip"
+    try:
+        read = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not YAML"
+        raise InputError(
+            f"the runtime environment cannot be read: {reason}", where="--runtime-env", value=str(path), allowed=allowed
+        ) from None
+    if not isinstance(read, dict):
+        raise InputError("this is no runtime environment", where="--runtime-env", value=read, allowed=allowed)
+    return read
+
+
+def _in_image(environment: dict[str, Any], image: str, working_dir: Path | None) -> dict[str, Any]:
+    if working_dir is not None or "working_dir" in environment:
+        raise InputError(
+            "a job in an image ships nothing: Ray takes one or the other",
+            where="--image, --working-dir",
+            allowed="one of them",
+        )
+    return {**environment, "image_uri": image}
+
+
+def _with_directory(environment: dict[str, Any], folder: Path, job: Path | None) -> tuple[dict[str, Any], str | None]:
+    """The environment that ships the directory, and the job file's path in it."""
+    if not folder.is_dir():
+        raise InputError("there is no such directory", where="--working-dir", value=str(folder))
+    environment = {
+        **environment,
+        "working_dir": str(folder),
+        "excludes": [*(environment.get("excludes") or []), *left_out(folder)],
+    }
+    if job is None:
+        return environment, None
+    if not job.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            "the job file is not in the directory that is shipped", where="JOB", value=str(job), allowed=str(folder)
+        )
+    return environment, job.resolve().relative_to(folder.resolve()).as_posix()
+
+
+def _commands(cluster: "Cluster", job: str) -> str:
+    """Ray's own, to look after the job."""
+    verbs = ("status", "logs --follow", "stop")
+    return "\n".join(f"  ray job {verb} --address {cluster.address} {job}" for verb in verbs)
+
+
+def _follow(cluster: "Cluster", job: str) -> int:
+    from pipeline.distributed.submit import exit_code_of
+
+    try:
+        typer.echo(f"submitted  {job} to {cluster.address}", err=True)
+        return exit_code_of(cluster.follow(job, _write))
+    except KeyboardInterrupt:
+        typer.echo(f"\nthe job goes on; with Ray's own commands:\n{_commands(cluster, job)}", err=True)
+        raise SystemExit(130) from None  # past `main`, which would say that the job was interrupted
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

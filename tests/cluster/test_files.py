@@ -1,0 +1,194 @@
+"""The files of ``cluster/`` against the schemas that Kubernetes checks them with, and against the code."""
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import date
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, BinaryIO
+from unittest.mock import patch
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+import pipeline.output.tables
+from pipeline.config import load_job
+from pipeline.storage.local import LocalStore
+from tests.faults.commit import patch_segments
+from tests.faults.without_ray import Painter, launch_here, plan_of
+
+ROOT = Path(__file__).parents[2]
+CLUSTER = ROOT / "cluster"
+SCHEMAS = ROOT.parent / "shared" / "data"
+KINDS = {
+    "RayCluster": "kuberay-crd-rayclusters.yaml",
+    "RayJob": "kuberay-crd-rayjobs.yaml",
+    "RayCronJob": "kuberay-crd-raycronjobs.yaml",
+}
+
+
+def documents(pattern: str = "*.yaml") -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in sorted((CLUSTER / "kuberay").glob(pattern)):
+        for document in yaml.safe_load_all(path.read_text()):
+            yield path.name, document
+
+
+RAY = [(name, document) for name, document in documents() if document["kind"] in KINDS]
+
+
+def schema_of(kind: str, version: str) -> dict[str, Any]:
+    path = SCHEMAS / KINDS[kind]
+    if not path.exists():
+        pytest.skip(f"no schema of {kind} beside this checkout: {path}")
+    found = yaml.load(path.read_text(), yaml.CSafeLoader)["spec"]["versions"]
+    (schema,) = [entry["schema"]["openAPIV3Schema"] for entry in found if f"ray.io/{entry['name']}" == version]
+    checked: dict[str, Any] = strict(schema)
+    return checked
+
+
+def strict(schema: Any) -> Any:
+    """The same as JSON Schema, where an unknown key is an error: Kubernetes would silently drop it."""
+    if isinstance(schema, list):
+        return [strict(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: strict(value) for key, value in schema.items()}
+    open_ = made.get("x-kubernetes-preserve-unknown-fields") or "additionalProperties" in made
+    if isinstance(made.get("properties"), dict) and made.get("type") == "object" and not open_:
+        made["additionalProperties"] = False
+    return made
+
+
+@pytest.mark.parametrize(("name", "document"), RAY, ids=[name for name, _ in RAY])
+def test_kuberays_files_are_valid(name: str, document: dict[str, Any]) -> None:
+    schema = schema_of(document["kind"], document["apiVersion"])
+    faults = [
+        f"{error.json_path}: {error.message[:200]}" for error in Draft202012Validator(schema).iter_errors(document)
+    ]
+    assert not faults
+
+
+def test_the_check_finds_faults() -> None:
+    _, job = next((name, document) for name, document in RAY if document["kind"] == "RayJob")
+    validator = Draft202012Validator(schema_of("RayJob", "ray.io/v1"))
+    assert list(validator.iter_errors({**job, "spec": {**job["spec"], "entrypiont": "x"}}))
+    assert list(validator.iter_errors({**job, "spec": {**job["spec"], "backoffLimit": "two"}}))
+
+
+def cluster_spec(document: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = document["spec"]
+    spec = spec.get("jobTemplate", spec)
+    inner: dict[str, Any] = spec.get("rayClusterSpec", spec)
+    return inner
+
+
+def test_all_of_them_describe_the_same_cluster() -> None:
+    assert len(RAY) == 3
+    assert all(cluster_spec(document) == cluster_spec(RAY[0][1]) for _, document in RAY)
+
+
+def test_the_cluster_is_closed_and_its_pods_are_harmless() -> None:
+    spec = cluster_spec(RAY[0][1])
+    assert spec["authOptions"] == {"mode": "token"}
+    assert spec["headGroupSpec"]["serviceType"] == "ClusterIP"
+    assert "dashboard-host" not in spec["headGroupSpec"]["rayStartParams"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert all(box["securityContext"]["allowPrivilegeEscalation"] is False for box in pod["containers"])
+    (policy,) = [document for _, document in documents() if document["kind"] == "NetworkPolicy"]
+    assert policy["spec"]["podSelector"] == {}
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+
+
+def test_the_ray_of_the_files_is_ours() -> None:
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    assert cluster_spec(RAY[0][1])["rayVersion"] == pinned["ray"]
+
+
+def test_the_job_of_the_files_loads(tmp_path: Path) -> None:
+    (config,) = [document for _, document in documents() if document["kind"] == "ConfigMap"]
+    (tmp_path / "job.yaml").write_text(config["data"]["job.yaml"])
+    job = load_job(tmp_path / "job.yaml", [], date.today())
+    groups = cluster_spec(RAY[0][1])["workerGroupSpecs"]
+    assert job.workers.count == sum(group["maxReplicas"] for group in groups)
+    entrypoints = [document["spec"].get("jobTemplate", document["spec"]).get("entrypoint") for _, document in RAY]
+    assert {entry for entry in entrypoints if entry} == {"darkroom render /etc/darkroom/job.yaml --json"}
+
+
+def test_nothing_in_the_files_is_left_unexplained() -> None:
+    """What has to be filled in is named in the README, and the README names every file."""
+    readme = (CLUSTER / "README.md").read_text()
+    text = "".join(path.read_text() for path in CLUSTER.rglob("*.yaml")) + (CLUSTER / "iam" / "render.json").read_text()
+    assert set(re.findall(r"\b(?:BUCKET|REGISTRY|ACCOUNT)\b", text)) <= set(re.findall(r"`([A-Z]+)`", readme))
+    for path in CLUSTER.rglob("*"):
+        if path.suffix in (".yaml", ".json"):
+            assert f"`{path.relative_to(CLUSTER).as_posix()}`" in readme
+
+
+def may(action: str, key: str, policy: str = "render") -> bool:
+    statements = json.loads((CLUSTER / "iam" / f"{policy}.json").read_text())["Statement"]
+    for statement in statements:
+        actions, resources = (
+            [one] if isinstance(one, str) else one for one in (statement["Action"], statement["Resource"])
+        )
+        if action in actions and any(fnmatchcase(f"arn:aws:s3:::BUCKET/{key}", resource) for resource in resources):
+            return True
+    return False
+
+
+def test_a_job_may_write_its_run_and_delete_no_image() -> None:
+    run = "renders/nightly"
+    for key in ("images/ab/x.png", "metadata/ab/x.parquet", "metadata.parquet", "_darkroom/run.json"):
+        assert may("s3:PutObject", f"{run}/{key}")
+    for key in (
+        "_darkroom/probe-1",
+        "_darkroom/attempts/l/p/x.json",
+        "_darkroom/finalized.json",
+        "metadata-00001.parquet",
+    ):
+        assert may("s3:DeleteObject", f"{run}/{key}")
+    for key in ("images/ab/x.png", "shards/x.tar", "data/x.parquet", "metadata/ab/x.parquet"):
+        assert not may("s3:DeleteObject", f"{run}/{key}")
+        assert may("s3:DeleteObject", f"{run}/{key}", "mend")
+    assert not may("s3:PutObject", "manifests/a.parquet")
+    assert may("s3:GetObject", "manifests/a.parquet")
+
+
+class Watched(LocalStore):
+    """Notes what is done to it, in the words of S3."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.done: set[tuple[str, str]] = set()
+
+    def put_file(self, key: str, file: BinaryIO) -> None:
+        self.done.add(("s3:PutObject", key))
+        super().put_file(key, file)
+
+    def delete(self, key: str) -> None:
+        self.done.add(("s3:DeleteObject", key))
+        super().delete(key)
+
+
+def test_launches_do_nothing_that_they_may_not(tmp_path: Path) -> None:
+    store = Watched(tmp_path / "out")
+    with patch_segments(), patch.object(pipeline.output.tables, "TABLE_ROWS", 4):
+        for seeds in ("0-0", "0-1", "0-3", "0-5"):
+            plan = plan_of(tmp_path, ["a", "b", "a", "c"], "files", seeds)
+            launch_here(store, plan, Painter())
+    assert {action for action, _ in store.done} == {"s3:PutObject", "s3:DeleteObject"}
+    assert any(key.startswith("metadata-") for action, key in store.done if action == "s3:DeleteObject")
+    assert not [key for action, key in store.done if not may(action, f"renders/nightly/{key}")]
+
+
+def test_the_image_is_pinned_and_not_root() -> None:
+    lines = (CLUSTER / "Dockerfile").read_text().splitlines()
+    installs = [line for line in lines if "pip install" in line]
+    assert all("-c constraints.txt" in line or "--no-deps" in line for line in installs)
+    targets = [line.split()[-1] for line in lines if line.startswith("FROM ")]
+    assert {"cpu", "gpu"} <= set(targets)
+    assert sum(line == "USER 1000:1000" for line in lines) == 2
+    assert not any(line.startswith("FROM ") and ":latest" in line for line in lines)

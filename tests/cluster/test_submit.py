@@ -1,0 +1,247 @@
+"""``darkroom submit`` before a cluster is asked, and after one has answered."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from ray.job_submission import JobStatus
+
+import jobs.submit
+from jobs import render
+from pipeline.distributed import submit
+from pipeline.distributed.parcel import RAYS_FOLDER
+from pipeline.distributed.submit import Cluster, Ended, exit_code_of
+from pipeline.errors import JobBrokenError
+from tests.cluster.nodes import free_port
+from tests.test_cli import darkroom
+from tests.test_end_to_end import write_manifest
+
+ADDRESS = ("--address", "http://127.0.0.1:1")
+OUTPUT = ("-o", "s3://bucket/x")
+
+
+@pytest.fixture(autouse=True)
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    write_manifest(tmp_path / "m.parquet", [{"prompt": "a"}])
+    (tmp_path / "job.yaml").write_text("manifest: m.parquet\noutput: {uri: s3://bucket/x}\n")
+    (tmp_path / "env.yaml").write_text("env_vars: {A: b}\n")
+    (tmp_path / "list.yaml").write_text("[1]\n")
+    return tmp_path
+
+
+REFUSED = [
+    (["job.yaml"], "no cluster to submit to"),
+    (["job.yaml", "--address", "head:8265"], "has no scheme"),
+    (["job.yaml", "--address", "ray://head:10001"], "address of a Ray client"),
+    (["job.yaml", *ADDRESS], "nothing listens there"),
+    (["none.yaml", *ADDRESS], "no such job file"),
+    (["--manifest", "none.parquet", *OUTPUT, *ADDRESS], "no such manifest"),
+    (["--manifest", "m.parquet", *ADDRESS], "no place for a relative output"),
+    (["job.yaml", "--set", "foo=1", *ADDRESS], "unknown key 'foo'"),
+    (["job.yaml", "--limit", "1", "--sample", "1", *ADDRESS], "exclude each other"),
+    (["job.yaml", "--runtime-env", "none.yaml", *ADDRESS], "cannot be read: No such file"),
+    (["job.yaml", "--runtime-env", "list.yaml", *ADDRESS], "this is no runtime environment"),
+    (["job.yaml", "--runtime-env", "m.parquet", *ADDRESS], "it is not YAML"),
+    (["job.yaml", "--image", "x", "--working-dir", ".", *ADDRESS], "ships nothing"),
+    (["job.yaml", "--working-dir", "none", *ADDRESS], "no such directory"),
+    (["job.yaml", "--working-dir", "sub", *ADDRESS], "not in the directory that is shipped"),
+]
+
+
+@pytest.mark.parametrize(("words", "says"), REFUSED, ids=[says for _, says in REFUSED])
+def test_refused_before_anything_is_submitted(
+    words: list[str], says: str, shell: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shell / "sub").mkdir()
+    assert darkroom(monkeypatch, "submit", *words) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_rays_own_variable_is_taken_for_the_address(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{free_port()}")
+    assert darkroom(monkeypatch, "submit", "job.yaml") == 2
+    assert "nothing listens there" in capsys.readouterr().err
+
+
+def test_a_job_submitted_in_another_way_is_kept_from_a_relative_output_too(
+    shell: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shell / RAYS_FOLDER / "_ray_pkg_0"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    assert darkroom(monkeypatch, "render", "--manifest", str(shell / "m.parquet"), "-o", "renders/x") == 2
+    assert "no place for a relative output" in capsys.readouterr().err
+    assert not list(folder.iterdir())
+
+
+class Taker:
+    """A cluster that takes every job, and notes it."""
+
+    address = "http://head:8265"
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self.shipped: set[str] = set()
+        self.environment: dict[str, Any] = {}
+
+    def submit(self, words: list[str], environment: dict[str, Any]) -> str:
+        self.words, self.environment = words, environment
+        folder = Path(environment.get("working_dir", "/no-such-folder"))
+        self.shipped = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        return "raysubmit_1"
+
+    def follow(self, job: str, write: Callable[[str], None]) -> Ended:
+        write("the driver's log\n")
+        return ended(3)
+
+
+@pytest.fixture
+def taker(monkeypatch: pytest.MonkeyPatch) -> Taker:
+    made = Taker()
+    monkeypatch.setattr("jobs.submit._cluster", lambda address: made)
+    return made
+
+
+def submitted(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    return darkroom(monkeypatch, "submit", *words)
+
+
+def test_without_waiting_rays_commands_are_told(
+    taker: Taker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert submitted(monkeypatch, "job.yaml", "--no-wait") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "submitted  raysubmit_1 to http://head:8265",
+        "  ray job status --address http://head:8265 raysubmit_1",
+        "  ray job logs --follow --address http://head:8265 raysubmit_1",
+        "  ray job stop --address http://head:8265 raysubmit_1",
+    ]
+
+
+def test_a_job_is_followed_and_its_options_are_passed_on(
+    taker: Taker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("job.yaml", "--set", "sweep.seeds=[0, 1]", "--limit", "3", "--json", "--runtime-env", "env.yaml")
+    assert submitted(monkeypatch, *words) == 3
+    assert capsys.readouterr().out == "the driver's log\n"
+    assert taker.words == [
+        "darkroom", "render", "job.yaml", "--limit", "3", "--set", "sweep.seeds=[0, 1]", "--json"
+    ]  # fmt: skip
+    assert taker.shipped == {"job.yaml", "m.parquet"}
+    assert taker.environment["env_vars"] == {"A": "b"}
+    assert not Path(taker.environment["working_dir"]).exists(), "what was shipped is tidied away"
+
+
+def test_every_option_of_render_that_decides_what_is_rendered_is_passed_on(
+    taker: Taker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = set(inspect.signature(render.render).parameters) - {"address"}
+    assert mine < set(inspect.signature(jobs.submit.submit).parameters)
+    words = [
+        "--manifest",
+        "m.parquet",
+        "--model",
+        "shapes",
+        "--seeds",
+        "0-3",
+        "--guidance-scales",
+        "1,4",
+        "--steps",
+        "2",
+    ]
+    words += ["--schedulers", "ddim", "--sizes", "32x32", "--output", "s3://b/x", "--sample", "2", "--skip-bad-rows"]
+    words += ["--retry-failed"]
+    submitted(monkeypatch, *words)
+    assert sorted(taker.words) == sorted(["darkroom", "render", *words])
+
+
+def test_a_whole_directory_and_an_image(shell: Path, taker: Taker, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shell / "sub").mkdir()
+    (shell / "sub" / "job.yaml").write_text("manifest: s3://b/m.parquet\noutput: {uri: s3://bucket/x}\n")
+    submitted(monkeypatch, "sub/job.yaml", "--working-dir", "sub")
+    assert taker.words == ["darkroom", "render", "job.yaml"]
+    assert taker.environment["working_dir"] == "sub"
+    assert ".env" in taker.environment["excludes"]
+    submitted(monkeypatch, "/etc/darkroom/job.yaml", "--image", "registry/darkroom:gpu")
+    assert taker.words == ["darkroom", "render", "/etc/darkroom/job.yaml"]
+    assert taker.environment == {"image_uri": "registry/darkroom:gpu"}
+
+
+def ended(exit_code: int | None, *, stopped: bool = False, message: str = "") -> Ended:
+    return Ended(stopped=stopped, exit_code=exit_code, message=message)
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 130])
+def test_the_drivers_codes_come_back(code: int) -> None:
+    assert exit_code_of(ended(code)) == code
+    assert exit_code_of(ended(None, stopped=True)) == 130
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        (ended(127), "the cluster has no `darkroom`"),
+        (ended(137), "exit code 137"),
+        (ended(-9), "exit code -9"),
+        (ended(None, message="runtime_env setup failed:\nno such package"), "did not run: no such package"),
+        (ended(None), "Ray does not say why"),
+    ],
+)
+def test_what_else_can_end_a_job_is_said(how: Ended, says: str) -> None:
+    with pytest.raises(JobBrokenError, match=says):
+        exit_code_of(how)
+
+
+class Flaky:
+    """A job API whose connection breaks now and then. It is asked for a log from the beginning each time."""
+
+    log = "one\ntwo\nthree\nfour\n"
+
+    def __init__(self, breaks: int) -> None:
+        self._breaks = breaks
+        self.asked = 0
+
+    async def tail_job_logs(self, _: str) -> AsyncIterator[str]:
+        self.asked += 1
+        await asyncio.sleep(0)
+        yield self.log[:6]
+        if self.asked <= self._breaks:
+            raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+        yield self.log[6:]
+
+    def get_job_info(self, _: str) -> Any:
+        class Info:
+            status = JobStatus.FAILED
+            driver_exit_code = 3
+            message = None
+
+        return Info()
+
+
+def cluster_with(client: Flaky) -> Cluster:
+    cluster = object.__new__(Cluster)
+    cluster.address, cluster._client = "http://head:8265", cast("Any", client)
+    return cluster
+
+
+def test_a_broken_connection_is_taken_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "_POLL_S", 0.0)
+    client, written = Flaky(breaks=3), list[str]()
+    assert cluster_with(client).follow("job", written.append).exit_code == 3
+    assert "".join(written) == Flaky.log
+    assert client.asked == 4
+
+
+def test_a_cluster_that_is_gone_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "_POLL_S", 0.0)
+    monkeypatch.setattr(submit, "PATIENCE_S", 0.05)
+    with pytest.raises(JobBrokenError, match="answers no more; its job job may go on"):
+        cluster_with(Flaky(breaks=10**9)).follow("job", lambda _: None)

@@ -1,0 +1,94 @@
+"""A job over dated manifests, night after night: only what is new is rendered, and each launch says what it added."""
+
+import io
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.config import load_job
+from pipeline.storage.location import open_store
+from tests.test_end_to_end import Darkroom, check_output
+
+ROOT = Path(__file__).parent.parent
+DAYS = ("2026-11-20", "2026-11-21")
+POINTS = 2
+"""Of the sweep in ``manifests/nightly.yaml``."""
+
+
+@pytest.fixture
+def darkroom(tmp_path: Path) -> Darkroom:
+    """A checkout of which only the nightly job is there."""
+    (tmp_path / "manifests" / "nightly").mkdir(parents=True)
+    (tmp_path / "manifests" / "nightly.yaml").write_text((ROOT / "manifests" / "nightly.yaml").read_text())
+    return Darkroom(tmp_path)
+
+
+def arrive(darkroom: Darkroom, day: str) -> None:
+    """A manifest of that day, as the head of the job file says."""
+    source = ROOT / "manifests" / "nightly" / f"{day}.csv"
+    darkroom.run("manifest", "build", str(source), f"manifests/nightly/{day}.parquet")
+
+
+def summary(out: str) -> dict[str, Any]:
+    """The last line, for programs."""
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return found
+
+
+def added(darkroom: Darkroom, told: dict[str, Any]) -> list[dict[str, Any]]:
+    store = open_store(str(darkroom.folder / "renders" / "nightly"))
+    return list(pq.read_table(io.BytesIO(store.get(told["added_list"]))).to_pylist())
+
+
+def test_new_new_and_nothing(darkroom: Darkroom) -> None:
+    night = ("render", "manifests/nightly.yaml", "--json", "--set", "workers.count=1")
+    arrive(darkroom, DAYS[0])
+    first = summary(darkroom.run(*night))
+    assert (first["added"], first["committed"], first["failed"], first["remaining"]) == (3 * POINTS, 3 * POINTS, 0, 0)
+    assert first["added_by_manifest"] == {f"{DAYS[0]}.parquet": 3 * POINTS}
+
+    arrive(darkroom, DAYS[1])
+    second = summary(darkroom.run(*night))
+    assert (second["added"], second["committed"]) == (2 * POINTS, 5 * POINTS), "one of the three prompts is there"
+    assert second["added_by_manifest"] == {f"{DAYS[1]}.parquet": 2 * POINTS}
+    rows = added(darkroom, second)
+    assert {(row["status"], row["manifest_file"]) for row in rows} == {("ok", f"{DAYS[1]}.parquet")}
+    assert {row["prompt_id"] for row in rows} == {"21-a", "21-c"}
+    assert all((darkroom.folder / "renders" / "nightly" / row["file_name"]).exists() for row in rows)
+    assert not {row["task_id"] for row in rows} & {row["task_id"] for row in added(darkroom, first)}
+
+    third = summary(darkroom.run(*night))
+    assert (third["added"], third["committed"], third["launch"], third["added_list"]) == (0, 5 * POINTS, None, None)
+    check_output(open_store(str(darkroom.folder / "renders" / "nightly")), 5 * POINTS)
+
+
+def test_two_nights_at_once(darkroom: Darkroom) -> None:
+    """Work may be done twice; nothing is lost or listed twice."""
+    for day in DAYS:
+        arrive(darkroom, day)
+    night = ("render", "manifests/nightly.yaml", "--json", "--set", "workers.count=1", "--set", "render.shard_images=2")
+    both = [darkroom.start(*night) for _ in range(2)]
+    told = []
+    for process in both:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        told.append(summary(out))
+    check_output(open_store(str(darkroom.folder / "renders" / "nightly")), 5 * POINTS)
+    assert sum(launch["added"] for launch in told) >= 5 * POINTS
+    darkroom.run("verify", "renders/nightly")
+
+
+def test_an_empty_manifest_ends_with_a_summary_too(darkroom: Darkroom) -> None:
+    (darkroom.folder / "none.txt").write_text("")
+    darkroom.run("manifest", "build", "none.txt", "manifests/nightly/none.parquet")
+    assert summary(darkroom.run("render", "manifests/nightly.yaml", "--json"))["added"] == 0
+
+
+def test_the_sample_manifests_are_of_the_jobs_pattern() -> None:
+    job = load_job(ROOT / "manifests" / "nightly.yaml", [], date.today())
+    assert job.manifest == "manifests/nightly/*.parquet"
+    assert {path.stem for path in (ROOT / "manifests" / "nightly").glob("*.csv")} == set(DAYS)
