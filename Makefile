@@ -22,7 +22,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools datasets duckdb hypothesis mypy pytest pytest-xdist ruff types-psutil types-PyYAML webdataset
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools datasets duckdb hypothesis mypy playwright pytest pytest-xdist ruff types-psutil types-PyYAML webdataset
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e .
 	@touch $@
 
@@ -31,8 +31,10 @@ demo: setup
 	$(BIN)/darkroom plan jobs/demo.yaml
 	$(BIN)/darkroom render jobs/demo.yaml
 	$(BIN)/darkroom status renders/demo
+	$(BIN)/darkroom contact-sheet renders/demo
 	@echo
-	@echo "Look into renders/demo/images; renders/demo/metadata.parquet says which image is what."
+	@echo "The images are in renders/demo/images; renders/demo/metadata.parquet says which is what."
+	@echo "Open renders/demo/contact-sheet/index.html"
 
 lint: setup
 	$(BIN)/ruff format --check .

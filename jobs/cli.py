@@ -28,7 +28,7 @@ def _check_own_packages() -> None:
 _check_own_packages()
 
 # Only now: these import from ``pipeline``.
-from jobs import calibrate, finalize, manifest, plan, render, status, verify  # noqa: E402
+from jobs import calibrate, contact_sheet, finalize, manifest, plan, render, status, verify  # noqa: E402
 from pipeline.errors import DarkroomError, InputError, without_credentials  # noqa: E402
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ app.command("render")(render.render)
 app.command("status")(status.status)
 app.command("verify")(verify.verify)
 app.command("finalize")(finalize.finalize)
+app.command("contact-sheet")(contact_sheet.contact_sheet)
 app.command("calibrate")(calibrate.calibrate)
 app.add_typer(manifest.app, name="manifest")
 

@@ -22,6 +22,7 @@ WALLS = {
     "pipeline.storage": {"torch", "ray", "pyarrow", "pipeline.recipe", "pipeline.output", "pipeline.rendering"},
     "pipeline.rendering": {"ray", "boto3", "pyarrow", "pipeline.storage", "pipeline.output"},
     "pipeline.output": {"torch", "ray"},
+    "pipeline.report": {"torch", "ray"},
     "pipeline.distributed": {"argparse", "typer", "jobs"},
     "pipeline": {"jobs"},
 }
