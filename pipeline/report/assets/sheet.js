@@ -112,16 +112,23 @@
     await draw();
   }
 
-  let pause = 0;
+  let pause = 0; // until what is typed is searched for
+
+  async function searchNow() {
+    clearTimeout(pause);
+    pause = 0;
+    await search();
+  }
+
   by("search").addEventListener("input", (event) => {
     state.query = event.target.value;
     clearTimeout(pause);
-    pause = setTimeout(search, 120);
+    pause = setTimeout(searchNow, 120);
   });
   by("search").addEventListener("keydown", (event) => {
     if (event.key === "Escape") clearSearch();
     else if (event.key === "ArrowDown") by("list").querySelector("button")?.focus();
-    else if (event.key === "Enter") focusPictures();
+    else if (event.key === "Enter") (pause ? searchNow() : Promise.resolve()).then(focusPictures);
     else return;
     event.preventDefault();
     event.stopPropagation();
@@ -234,7 +241,9 @@
       groups = found;
       heading(shown, comparing);
       drawControls();
+      const focused = grid.inOrder().indexOf(document.activeElement);
       const drawn = grid.draw(groups, state, detail.open);
+      if (focused >= 0) (grid.inOrder()[focused] || grid.first())?.focus();
       drawWindow(drawn);
       remember();
       await drawList();
