@@ -190,7 +190,8 @@ const grid = (() => {
       columns: part(laid.columns, view.column, isFlow ? TILES : COLUMNS),
     };
     const prompts = new Map(groups.filter((group) => group.length).map((group) => [group[0].prompt.number, group[0].prompt]));
-    box.replaceChildren(isFlow ? flow(laid, view, shown, open) : matrix(laid, view, shown, prompts, open));
+    const made = isFlow ? flow(laid, view, shown, open) : matrix(laid, view, shown, prompts, open);
+    box.replaceChildren(...(groups.length ? [made] : []));
     drawn = { columns: shown.columns.length, flow: isFlow, prompts: view.rows === "prompt" };
     fit();
     const buttons = slots.flat().filter(Boolean);
@@ -245,6 +246,6 @@ const grid = (() => {
   const last = () => slots.flat().filter(Boolean).at(-1) || null;
   const inOrder = () => slots.flat().filter(Boolean);
 
-  new ResizeObserver(fit).observe(box);
-  return { WORDS, make, label, distinct, describe, said, draw, step, first, last, inOrder, box };
+  addEventListener("resize", fit);
+  return { WORDS, make, label, distinct, describe, said, isSpread, draw, step, first, last, inOrder, box };
 })();

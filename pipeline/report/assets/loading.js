@@ -3,14 +3,15 @@
 // Data files are scripts that call darkroom.take: a page opened from disk may load scripts, but not fetch() files.
 const darkroom = (() => {
   const KEPT = 160; // files in memory; a file of thumbnails is at most some two megabytes
-  const loaded = new Map(); // by name, least recently used first: promises
+  const loaded = new Map(); // promises by name, least recently used first
+  const lasting = new Map(); // those that stay
   const waiting = new Map();
 
   function begin(name) {
     return new Promise((resolve, reject) => {
       const script = document.createElement("script");
       const failed = () => {
-        loaded.delete(name);
+        for (const held of [loaded, lasting]) held.delete(name);
         waiting.delete(name);
         reject(new Error(`pages/${name}.js cannot be read. Make the contact sheet again.`));
       };
@@ -30,13 +31,13 @@ const darkroom = (() => {
 
   /** The content of a data file, as a list. */
   function load(name, keep = false) {
-    const found = loaded.get(name) || begin(name);
-    loaded.delete(name);
-    loaded.set(name, found);
-    if (keep) found.keep = true;
-    for (const [old, promise] of loaded) {
+    const held = keep ? lasting : loaded;
+    const found = held.get(name) || begin(name);
+    held.delete(name);
+    held.set(name, found);
+    for (const old of loaded.keys()) {
       if (loaded.size <= KEPT) break;
-      if (!promise.keep && old !== name) loaded.delete(old);
+      if (!waiting.has(old) && old !== name) loaded.delete(old);
     }
     return found;
   }

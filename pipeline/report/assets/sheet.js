@@ -42,7 +42,9 @@
     const mine = turn;
     const shown = await onPage();
     if (mine !== turn) return;
+    const focused = [...by("list").querySelectorAll("button")].indexOf(document.activeElement);
     by("list").replaceChildren(...shown.map(listItem));
+    if (focused >= 0) by("list").querySelectorAll("button")[focused]?.focus();
     const pager = by("list-pager");
     pager.hidden = pages() < 2;
     pager.querySelector("span").textContent = `${(state.page + 1).toLocaleString("en")} of ${pages().toLocaleString("en")}`;
@@ -96,12 +98,17 @@
     const { query, onlyFailed } = state;
     const wanted = query.trim() || onlyFailed;
     isSearching = true;
-    const found = wanted
-      ? await cells.search(query, onlyFailed, (share) => {
-          if (mine === searchTurn && share < 1) by("found").textContent = `searching, ${Math.floor(share * 100)} %`;
-          return mine === searchTurn;
-        })
-      : null;
+    const tell = (share) => {
+      if (mine === searchTurn && share < 1) by("found").textContent = `searching, ${Math.floor(share * 100)} %`;
+      return mine === searchTurn;
+    };
+    let found = null;
+    try {
+      if (wanted) found = await cells.search(query, onlyFailed, tell);
+    } catch (error) {
+      by("note").textContent = error.message;
+      return;
+    }
     if (mine !== searchTurn) return;
     isSearching = false;
     matches = found;
@@ -195,6 +202,7 @@
 
   /** A choice among the values that an axis has here, where it has several. */
   function picker({ name }) {
+    if (grid.isSpread(name, groups)) return null; // no value is more than one prompt's
     const values = grid.distinct(groups.flat().map((cell) => cell[name]));
     if (!groups.some((group) => new Set(group.map((cell) => cell[name])).size > 1)) return null;
     const picked = values.find((value) => String(value) === state.pick[name]);
