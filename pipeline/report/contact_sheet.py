@@ -32,7 +32,7 @@ from pipeline.report.rows import SheetRows, read_rows
 from pipeline.storage.base import ObjectStore
 
 PAGE_KEY = "index.html"
-_ASSETS = ("sheet.css", "loading.js", "cells.js", "grid.js", "detail.js", "sheet.js")
+_ASSETS = ("sheet.css", "loading.js", "frame.js", "cells.js", "grid.js", "detail.js", "sheet.js")
 _MARK = '<meta name="generator" content="Darkroom">'
 _PACK_BYTES = 2**20
 IMAGE_ENTRIES = 128

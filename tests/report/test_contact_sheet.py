@@ -95,7 +95,7 @@ def test_what_users_wrote_stays_text(tmp_path: Path) -> None:
     sheet(store, folder)
     page = (folder / "index.html").read_text("utf-8")
     assert "<img" not in page
-    assert page.count("<script") == page.count("</script>") == 6
+    assert page.count("<script") == page.count("</script>") == 7
     (evil,) = (prompt for prompt in prompts_of(folder) if prompt["negative"])
     assert (evil["prompt"], evil["negative"]) == (EVIL, "<i>blurry</i>")
     themes = {cell["metadata"]["theme"] for cell in cells_of(folder)}

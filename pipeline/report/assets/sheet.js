@@ -4,6 +4,7 @@
 (() => {
   const { catalogue } = darkroom;
   const { make, WORDS } = grid;
+  const { openList, closeList, theme } = frame;
   const by = (id) => document.getElementById(id);
   const LISTED = 25;
   const SEGMENTS = 6; // more values are chosen from a list
@@ -331,38 +332,6 @@
     state.page = Math.floor(state.prompt / LISTED);
   }
 
-  // Light, dark, and narrow screens.
-
-  function theme() {
-    const root = document.documentElement;
-    const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
-    const now = root.dataset.theme || (isDark ? "dark" : "light");
-    root.dataset.theme = now === "dark" ? "light" : "dark";
-    keep(root.dataset.theme);
-  }
-
-  function keep(chosen) {
-    try {
-      localStorage.setItem("darkroom-theme", chosen);
-    } catch {
-      // a page opened from disk may have no storage; the choice then lasts as long as the page
-    }
-  }
-
-  try {
-    const kept = localStorage.getItem("darkroom-theme");
-    if (kept === "dark" || kept === "light") document.documentElement.dataset.theme = kept;
-  } catch {
-    // as above
-  }
-
-  function openList(isOpen) {
-    by("side").classList.toggle("open", isOpen);
-    by("open-list").setAttribute("aria-expanded", String(isOpen));
-  }
-
-  const closeList = () => openList(false);
-
   // Keys and buttons.
 
   const KEYS = {
@@ -402,9 +371,7 @@
   for (const which of ["rows", "columns"]) by(which).addEventListener("change", (event) => chooseAxis(which, event.target.value));
   by("controls").addEventListener("submit", (event) => event.preventDefault());
   by("swap").addEventListener("click", swap);
-  by("theme").addEventListener("click", theme);
   by("help-button").addEventListener("click", () => by("help").showModal());
-  by("open-list").addEventListener("click", () => openList(!by("side").classList.contains("open")));
   by("steps").addEventListener("click", (event) => stepPrompt(Number(event.target.dataset.step || 0)));
   by("list-pager").addEventListener("click", (event) => event.target.dataset.step && stepPage(Number(event.target.dataset.step)));
   document.querySelector(".skip").addEventListener("click", (event) => {
