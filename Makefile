@@ -31,10 +31,10 @@ demo: setup
 	$(BIN)/darkroom plan jobs/demo.yaml
 	$(BIN)/darkroom render jobs/demo.yaml
 	$(BIN)/darkroom status renders/demo
-	$(BIN)/darkroom contact-sheet renders/demo
 	@echo
 	@echo "The images are in renders/demo/images; renders/demo/metadata.parquet says which is what."
-	@echo "Open renders/demo/contact-sheet/index.html"
+	@echo
+	$(BIN)/darkroom contact-sheet renders/demo
 
 lint: setup
 	$(BIN)/ruff format --check .
