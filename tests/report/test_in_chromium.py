@@ -112,8 +112,8 @@ def test_it_opens_with_the_sweep_laid_out(page: Page, sheet: Path, tmp_path: Pat
     assert heads(page) == (["1", "3", "7.5"], ["2", "5", "10", "25"])
     expect(page.locator("#grid .cell img")).to_have_count(12)
     expect(page.locator("#list button")).to_have_count(5)
-    expect(page.locator(".facts")).to_contain_text("114 images")
-    expect(page.locator(".facts")).to_contain_text("6 failed")
+    expect(page.locator(".facts")).to_contain_text("117 images")
+    expect(page.locator(".facts")).to_contain_text("3 failed")
     expect(page.locator("#pickers legend")).to_have_text(["seed"])
     taken = page.screenshot(path=tmp_path / "sheet.png")
     assert len(taken) > 20_000
