@@ -17,19 +17,18 @@ const detail = (() => {
     const row = { prompt: metadata.get("prompt") };
     if (metadata.get("negative_prompt")) row.negative_prompt = metadata.get("negative_prompt");
     const guidance = metadata.get("guidance_scale");
-    const words = [
-      `darkroom render --manifest again.parquet ${catalogue.again}`,
-      `--seeds ${metadata.get("seed")}`,
-      guidance === undefined ? "" : `--guidance-scales ${guidance}`,
-      `--steps ${metadata.get("num_inference_steps")}`,
+    const scale = guidance === undefined ? "" : ` --guidance-scales ${guidance}`;
+    const render = [
+      "darkroom render --manifest again.parquet",
+      catalogue.again,
+      `--seeds ${metadata.get("seed")}${scale} --steps ${metadata.get("num_inference_steps")}`,
       `--schedulers ${plain(metadata.get("scheduler"))}`,
-      `--sizes ${metadata.get("width")}x${metadata.get("height")}`,
-      "--output again",
+      `--sizes ${metadata.get("width")}x${metadata.get("height")} --output again`,
     ];
     return [
       `printf '%s\\n' ${quoted(JSON.stringify(row))} > again.jsonl`,
       "darkroom manifest build again.jsonl again.parquet",
-      words.filter(Boolean).join(" "),
+      render.join(" \\\n  "),
     ].join(" && \\\n");
   }
 

@@ -16,6 +16,7 @@ const grid = (() => {
   const COLUMNS = 24;
   const TILES = 200;
   const LARGEST_PX = 208;
+  const SMALLEST_PX = 136; // that pictures are made for the sake of rows
   const box = document.getElementById("grid");
   let slots = []; // buttons as they stand in rows, null where nothing was asked for
   let drawn = { columns: 1, flow: true };
@@ -203,14 +204,23 @@ const grid = (() => {
   /** Pictures as large as their columns may be. */
   function fit() {
     const narrow = box.clientWidth < 640;
-    const heading = drawn.prompts ? (narrow ? 120 : 220) : narrow ? 56 : 84;
+    const heading = drawn.prompts ? (narrow ? 112 : 220) : narrow ? 66 : 84;
     const [gap, edge] = narrow ? [6, 14] : [10, 32];
     const number = drawn.flow ? (narrow ? 3 : Math.max(4, Math.floor(box.clientWidth / 200))) : drawn.columns;
     const free = box.clientWidth - 2 * edge - (drawn.flow ? 0 : heading);
-    const side = Math.floor(free / number) - gap;
-    box.style.setProperty("--thumb", `${Math.max(narrow ? 68 : 84, Math.min(LARGEST_PX, side))}px`);
+    const side = Math.min(Math.floor(free / number) - gap, inSight(gap));
+    box.style.setProperty("--thumb", `${Math.max(narrow ? 64 : 84, Math.min(LARGEST_PX, side))}px`);
     box.style.setProperty("--heading", `${heading}px`);
     box.style.setProperty("--gap", `${gap}px`);
+  }
+
+  /** How high pictures may be for all rows to be seen at once, unless that would make them small. */
+  function inSight(gap) {
+    const main = box.parentElement;
+    const rows = slots.length;
+    const head = box.querySelector("thead")?.offsetHeight || 0;
+    const side = Math.floor((main.clientHeight - box.offsetTop - head - 16) / rows) - gap;
+    return drawn.flow || side < SMALLEST_PX ? LARGEST_PX : side;
   }
 
   function rove(element) {
