@@ -109,4 +109,5 @@ def draw(row: dict[str, Any]) -> NDArray[np.uint8]:
     away = np.hypot(x - width / 2, y - height / 2) / min(width, height)
     radius = 0.12 + 0.04 * min(row["guidance_scale"] or 1.0, 8.0)
     inside = np.clip((radius - away) * row["num_inference_steps"] + 0.5, 0, 1)[..., None]
-    return (colours[0] * inside + colours[1] * (1 - inside)).astype(np.uint8)
+    pixels: NDArray[np.uint8] = (colours[0] * inside + colours[1] * (1 - inside)).astype(np.uint8)
+    return pixels

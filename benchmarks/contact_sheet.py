@@ -14,8 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import PIL
 import pyarrow as pa
-from PIL import Image, features
+from PIL import features
 
 from benchmarks.browser import MISSING, chromium, open_browser
 from benchmarks.committed import write_run_of
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="where to put a screenshot")
     given = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
-    print(f"Pillow {Image.__version__}, libwebp {features.version('webp')}, pyarrow {pa.__version__}, {cores} core(s)")
+    print(f"Pillow {PIL.__version__}, libwebp {features.version('webp')}, pyarrow {pa.__version__}, {cores} core(s)")
     with TemporaryDirectory() as folder:
         root = Path(folder)
         store, to = LocalStore(root / "out"), LocalStore(root / "out" / "contact-sheet")

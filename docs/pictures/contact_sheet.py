@@ -5,6 +5,7 @@ A second argument is a folder for pictures of a narrow screen, of the dark page,
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 from playwright.sync_api import Browser, Page
 
@@ -15,9 +16,10 @@ PAGE = HERE.parent.parent / "renders" / "demo" / "contact-sheet" / "index.html"
 DESKTOP, NARROW = (1440, 900), (390, 844)
 
 
-def opened(browser: Browser, size: tuple[int, int], scheme: str = "light", chosen: str = "#prompt=2") -> Page:
+def opened(browser: Browser, size: tuple[int, int], *, dark: bool = False, chosen: str = "#prompt=2") -> Page:
     """The page with all its thumbnails."""
-    page = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)  # type: ignore[arg-type]  # one of two words
+    scheme: Literal["dark", "light"] = "dark" if dark else "light"
+    page = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
     page.goto(PAGE.as_uri() + chosen)
     page.wait_for_function("() => performance.getEntriesByName('darkroom:pictures').length")
     page.wait_for_timeout(200)
@@ -33,7 +35,7 @@ def main() -> None:
         for folder in map(Path, sys.argv[1:]):
             folder.mkdir(parents=True, exist_ok=True)
             opened(browser, NARROW).screenshot(path=folder / "narrow.png")
-            opened(browser, DESKTOP, "dark").screenshot(path=folder / "dark.png")
+            opened(browser, DESKTOP, dark=True).screenshot(path=folder / "dark.png")
             opened(browser, DESKTOP, chosen="#rows=prompt").screenshot(path=folder / "prompts.png")
             page = opened(browser, DESKTOP)
             page.locator("#grid .cell").nth(7).click()

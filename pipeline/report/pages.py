@@ -90,8 +90,9 @@ def _describe(axis: str, values: list[Any], group: NDArray[np.int64]) -> dict[st
     coded = _coded(values)
     codes = np.array(coded.get("codes", [0] * len(values)), np.int64)
     pairs = np.unique(group * len(coded["values"]) + codes)
-    described = {"name": axis, "distinct": len(coded["values"]), "within": len(pairs) > len(np.unique(group))}
-    return described | ({"values": coded["values"]} if described["distinct"] <= SHOWN_VALUES else {})
+    different = coded["values"]
+    described = {"name": axis, "distinct": len(different), "within": len(pairs) > len(np.unique(group))}
+    return described | ({"values": different} if len(different) <= SHOWN_VALUES else {})
 
 
 def _coded(values: Sequence[Any]) -> dict[str, list[Any]]:

@@ -27,7 +27,7 @@ from tests.report.reading import catalogue_of, cells_of, prompts_of
 from tests.test_output import FACTS, RUN, START, commit, failed, rendered, shard_of
 
 EVIL = "</script><script>alert(1)</script> \"quoted\" 'too' & <b>bold</b> \\ שלום 🎈\u2028line\nnext"
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"prompt": "a red star", "theme": "night"},
     {"prompt": EVIL, "theme": EVIL, "negative_prompt": "<i>blurry</i>"},
     {"prompt": "a blue ring", "theme": None},

@@ -256,8 +256,8 @@ def ground(page: Page) -> int:
 
 
 def test_light_and_dark(browser: Browser, sheet: Path) -> None:
-    for scheme, is_dark in (("light", False), ("dark", True)):
-        page = browser.new_page(color_scheme=scheme)
+    for is_dark in (False, True):
+        page = browser.new_page(color_scheme="dark" if is_dark else "light")
         open_sheet(page, sheet)
         assert (ground(page) < 64) is is_dark
         page.keyboard.press("t")
