@@ -23,7 +23,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools datasets duckdb hypothesis jsonschema mypy pytest pytest-xdist ruff sd-parsers types-psutil types-PyYAML webdataset
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools datasets duckdb hypothesis jsonschema mypy playwright pytest pytest-xdist ruff sd-parsers types-psutil types-PyYAML webdataset
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e .
 	@touch $@
 
@@ -33,7 +33,9 @@ demo: setup
 	$(BIN)/darkroom render jobs/demo.yaml
 	$(BIN)/darkroom status renders/demo
 	@echo
-	@echo "Look into renders/demo/images; renders/demo/metadata.parquet says which image is what."
+	@echo "The images are in renders/demo/images; renders/demo/metadata.parquet says which is what."
+	@echo
+	$(BIN)/darkroom contact-sheet renders/demo
 
 lint: setup
 	$(BIN)/ruff format --check .

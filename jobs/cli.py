@@ -29,7 +29,19 @@ def _check_own_packages() -> None:
 _check_own_packages()
 
 # Only now: these import from ``pipeline``.
-from jobs import calibrate, explain, export, finalize, manifest, plan, render, status, submit, verify  # noqa: E402
+from jobs import (  # noqa: E402
+    calibrate,
+    contact_sheet,
+    explain,
+    export,
+    finalize,
+    manifest,
+    plan,
+    render,
+    status,
+    submit,
+    verify,
+)  # fmt: skip
 from pipeline.errors import DarkroomError, InputError, without_credentials  # noqa: E402
 
 app = typer.Typer(
@@ -46,6 +58,7 @@ app.command("verify")(verify.verify)
 app.command("explain")(explain.explain)
 app.command("export")(export.export)
 app.command("finalize")(finalize.finalize)
+app.command("contact-sheet")(contact_sheet.contact_sheet)
 app.command("calibrate")(calibrate.calibrate)
 app.add_typer(manifest.app, name="manifest")
 

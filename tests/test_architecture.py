@@ -24,6 +24,7 @@ WALLS = {
     "pipeline.rendering": {"ray", "boto3", "pyarrow", "pipeline.storage", "pipeline.output"},
     "pipeline.output": {"torch", "ray"},
     "pipeline.export": {"torch", "ray"},
+    "pipeline.report": {"torch", "ray"},
     "pipeline.distributed": {"argparse", "typer", "jobs"},
     "pipeline": {"jobs"},
 }

@@ -33,6 +33,7 @@ BAD = [
     ["status", "gs://x/y"],
     ["status", "nothing"],
     ["finalize", "nothing"],
+    ["contact-sheet", "nothing"],
     ["status", "s3://bucket/x", "--endpoint-url", "localhost"],
     ["manifest", "check", "loop"],
     ["manifest", "build", "s3://bucket/a.csv", "a.parquet"],

@@ -58,7 +58,7 @@ def test_the_readmes_job_file_loads(tmp_path: Path) -> None:
 def test_the_readmes_commands_run(tmp_path: Path) -> None:
     """All but the rendering itself, which the end-to-end tests do at length."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    elsewhere = (". ", "make", "darkroom render", "darkroom status")
+    elsewhere = (". ", "make", "darkroom render", "darkroom status", "darkroom contact-sheet")
     lines = [line for block in blocks for line in block.splitlines() if not line.startswith(elsewhere)]
     script = "\n".join(line.replace("darkroom", f"{sys.executable} -m jobs") for line in lines)
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}

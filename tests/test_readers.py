@@ -22,6 +22,7 @@ from pipeline.output.finalize import finalize
 from pipeline.output.layout import Layout, Packing
 from pipeline.output.part import PartWriter
 from pipeline.output.run import write_run
+from pipeline.report.contact_sheet import build
 from pipeline.shapes.pictures import draw, held_out_prompts
 from pipeline.storage.local import LocalStore
 from tests.test_output import FACTS, RUN, START, failed, rendered, shard_of, task
@@ -68,6 +69,7 @@ def write_output(folder: Path, layout: Layout) -> Path:
     write_part(store, packing, range(1, 10))
     write_part(store, packing, range(10, IMAGES + 1))
     finalize(store)
+    build(store, LocalStore(folder / "contact-sheet"), pictures="../", previews=True)  # no reader may stumble over it
     return folder
 
 

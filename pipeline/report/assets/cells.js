@@ -1,0 +1,88 @@
+"use strict";
+
+// Prompts and cells as objects, from the columns that data files have.
+const cells = (() => {
+  const { catalogue, load } = darkroom;
+
+  async function promptPage(number) {
+    const [page] = await load(catalogue.promptPages[number], true);
+    return page;
+  }
+
+  /** One prompt by number. */
+  async function prompt(number) {
+    const page = await promptPage(Math.floor(number / catalogue.perPromptPage));
+    const at = number % catalogue.perPromptPage;
+    return {
+      number,
+      text: page.prompt[at],
+      negative: page.negative[at] || "",
+      id: page.id[at],
+      first: page.first[at],
+      count: page.count[at],
+      failed: page.failed[at] || 0,
+    };
+  }
+
+  /** Numbers of the prompts that have all words of a query; tell(share) now and then, and stop when it says false. */
+  async function search(query, onlyFailed, tell) {
+    const words = query.toLocaleLowerCase().split(/\s+/).filter(Boolean);
+    const found = [];
+    for (let number = 0; number < catalogue.promptPages.length; number++) {
+      const page = await promptPage(number);
+      page.lower = page.lower || page.prompt.map((text) => text.toLocaleLowerCase());
+      page.lower.forEach((text, at) => {
+        if (onlyFailed && !page.failed[at]) return;
+        if (words.every((word) => text.includes(word))) found.push(number * catalogue.perPromptPage + at);
+      });
+      if (!tell((number + 1) / catalogue.promptPages.length, found.length)) return null;
+    }
+    return found;
+  }
+
+  const decoded = (column, at) => column.values[column.codes ? column.codes[at] : 0];
+
+  /** All cells of a prompt. */
+  async function ofPrompt(one) {
+    const size = catalogue.perCellPage;
+    const first = Math.floor(one.first / size);
+    const last = Math.floor((one.first + one.count - 1) / size);
+    const numbers = Array.from({ length: last - first + 1 }, (_, at) => first + at);
+    const pages = await Promise.all(numbers.map((number) => load(catalogue.cellPages[number])));
+    const found = [];
+    for (let number = one.first; number < one.first + one.count; number++) {
+      const [page] = pages[Math.floor(number / size) - first];
+      const at = number % size;
+      const cell = { number, prompt: one, verdict: decoded(page.verdict, at), ok: decoded(page.ok, at) };
+      for (const axis of catalogue.axes) cell[axis.name] = decoded(page[axis.name], at);
+      cell.image = page.image[at];
+      cell.preview = page.preview ? page.preview[at] : [-1, -1];
+      found.push(cell);
+    }
+    return found;
+  }
+
+  /** {metadata, picture}: a map of all that is known of a cell, and its thumbnail's address or null. */
+  async function entry(cell) {
+    if (cell.image[0] < 0) return { metadata: new Map(), picture: null };
+    const [, rows, pictures] = await load(catalogue.imagePacks[cell.image[0]]);
+    const at = cell.image[1];
+    const metadata = new Map();
+    for (const { name, same, each } of rows) {
+      const value = each ? each[at] : same;
+      if (value !== null) metadata.set(name, value);
+    }
+    return { metadata, picture: address(pictures[at]) };
+  }
+
+  /** The address of a larger copy, null where none is kept. */
+  async function preview(cell) {
+    if (cell.preview[0] < 0) return null;
+    const [, , pictures] = await load(catalogue.previewPacks[cell.preview[0]]);
+    return address(pictures[cell.preview[1]]);
+  }
+
+  const address = (picture) => (picture ? `data:image/webp;base64,${picture}` : null);
+
+  return { prompt, search, ofPrompt, entry, preview };
+})();

@@ -1,0 +1,162 @@
+"""A contact sheet: a static page over a run's sweep, made from what is committed, which opens from disk.
+
+    index.html                   the frame, and the names of all data files
+    assets/                      style and scripts
+    pages/prompts-<digest>.js    prompts, to list and to search
+    pages/cells-<digest>.js      which points there are, what came of them
+    pages/images1-<digest>.js    thumbnails and metadata, some hundred images each; written once
+    pages/previews1-<digest>.js  larger copies, where the page cannot link to the images themselves; written once
+
+``index.html`` is replaced last, then what it does not name is deleted: wherever a build stops, the page that is there
+is whole.
+"""
+
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib.resources import files
+from typing import Any
+
+import pyarrow.compute as pc
+from jinja2 import Environment, StrictUndefined
+
+from pipeline.errors import OutputError
+from pipeline.output.archives import plain_json
+from pipeline.output.run import Run, read_run
+from pipeline.report import pages
+from pipeline.report.filling import Filling, fill
+from pipeline.report.packs import PAGES_PREFIX, Packs, as_script, page_key
+from pipeline.report.rows import SheetRows, read_rows
+from pipeline.storage.base import ObjectStore
+
+PAGE_KEY = "index.html"
+_ASSETS = ("sheet.css", "loading.js", "frame.js", "cells.js", "grid.js", "detail.js", "sheet.js")
+_MARK = '<meta name="generator" content="Darkroom">'
+_PACK_BYTES = 2**20
+IMAGE_ENTRIES = 128
+PREVIEW_ENTRIES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What a build came to."""
+
+    images: int
+    failed: int
+    prompts: int
+    new: int
+    """Rows that the packs did not have before."""
+    lost: int
+    """Images that are committed and cannot be read."""
+    size_bytes: int
+    """Of all files of the sheet."""
+
+
+def build(
+    store: ObjectStore,
+    to: ObjectStore,
+    *,
+    pictures: str | None,
+    previews: bool,
+    on_progress: Callable[[Filling], None] = lambda _: None,
+) -> Made:
+    """Make the contact sheet of a run, or bring it up to date.
+
+    ``pictures``: the address of the run relative to the page, where images are files that a browser can open.
+    Raises ``OutputError`` if nothing is committed, or if ``to`` has a page that is not ours.
+    """
+    run = read_run(store)
+    rows = read_rows(store)
+    if run is None or not len(rows):
+        raise OutputError(
+            "nothing is committed at this output yet", where="OUTPUT", value=store.uri, allowed="a run with images"
+        )
+    _check_ours(to)
+    images = Packs(to, "images1", max_entries=IMAGE_ENTRIES, max_bytes=_PACK_BYTES)
+    large = Packs(to, "previews1", max_entries=PREVIEW_ENTRIES, max_bytes=_PACK_BYTES) if previews else None
+    new, lost = fill(store, rows, images, large, on_progress)
+    prompts, cells = rows.prompts(), pages.put_cells(to, rows, images, large)
+    listed = pages.put_prompts(to, prompts)
+    catalogue = {
+        **_facts(store, run, rows),
+        "prompts": len(prompts),
+        "axes": pages.describe_axes(rows),
+        "perPromptPage": pages.PAGE_PROMPTS,
+        "promptPages": listed,
+        "perCellPage": pages.PAGE_CELLS,
+        "cellPages": cells.pages,
+        "imagePacks": cells.images,
+        "previewPacks": cells.previews,
+        "pictures": pictures,
+        "again": shlex.join(again_arguments(run)),
+    }
+    _put_page(to, catalogue)
+    size_bytes = _delete_others(to, {*listed, *cells.pages, *cells.images, *cells.previews})
+    ok = int(rows.ok.sum())
+    return Made(images=ok, failed=len(rows) - ok, prompts=len(prompts), new=new, lost=lost, size_bytes=size_bytes)
+
+
+def again_arguments(run: Run) -> list[str]:
+    """What of a command is the same for all images of a run: its model, as it was, and the rows of its batch."""
+    given: dict[str, Any] = dict(run.job.get("model") or {})
+    model = {"id": run.model_id, "revision": run.model_revision, "dtype": run.constants.dtype}
+    model |= {name: given[name] for name in ("loras", "call") if given.get(name)}
+    model = {name: value for name, value in model.items() if value is not None}
+    # JSON on one line is YAML too.
+    return ["--set", f"model={json.dumps(model)}", "--set", f"render.rows={run.numerics.rows}"]
+
+
+def _facts(store: ObjectStore, run: Run, rows: SheetRows) -> dict[str, Any]:
+    """What the page says about the run."""
+    verdicts = {count["values"]: count["counts"] for count in pc.value_counts(rows.table["verdict"]).to_pylist()}
+    ok, title = int(rows.ok.sum()), store.uri.rstrip("/").rpartition("/")[2]
+    return {
+        "title": title,
+        "output": store.uri if "://" in store.uri else title,  # a page that is handed on tells nobody's folders
+        "model": run.model_id,
+        "layout": run.packing.layout,
+        "begun": plain_json(run.created_at),
+        "images": ok,
+        "failed": len(rows) - ok,
+        "verdicts": verdicts,
+    }
+
+
+def _check_ours(to: ObjectStore) -> None:
+    if to.head(PAGE_KEY) and _MARK.encode() not in to.get_range(PAGE_KEY, 0, 2000):
+        raise OutputError(
+            "there is another page where the contact sheet would be",
+            where=f"{to.uri}/{PAGE_KEY}",
+            allowed="an empty folder, or an earlier contact sheet",
+        )
+
+
+def _put_page(to: ObjectStore, catalogue: dict[str, Any]) -> None:
+    """The assets, then the page: a browser that has an earlier one in its cache asks for them anew."""
+    folder = files("pipeline.report") / "assets"
+    bodies = {name: (folder / name).read_bytes() for name in _ASSETS}
+    for name, body in bodies.items():
+        to.put(f"assets/{name}", body)
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(
+        (folder / PAGE_KEY).read_text("utf-8")
+    )
+    page = template.render(
+        catalogue=catalogue,
+        catalogue_json=as_script(catalogue),
+        scripts=[name for name in _ASSETS if name.endswith(".js")],
+        version=blake2b(b"".join(bodies.values()), digest_size=4).hexdigest(),
+    )
+    to.put(PAGE_KEY, page.encode())
+
+
+def _delete_others(to: ObjectStore, named: set[str]) -> int:
+    """Data files that the page does not name go. Returns the size of all that stays."""
+    keys = {page_key(name) for name in named}
+    there = list(to.list(PAGES_PREFIX))
+    for info in there:
+        if info.key not in keys:
+            to.delete(info.key)
+    kept = [info for info in there if info.key in keys]
+    return sum(info.size_bytes for info in [*kept, *to.list("assets/"), *to.list(PAGE_KEY)])
