@@ -39,6 +39,19 @@ RetryFailed = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="End with one line of JSON on the standard output instead of a text.")
 ]
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        "--rate", metavar="R", help="Images/s of all workers together; else as an earlier launch of the run measured."
+    ),
+]
+Price = Annotated[float | None, typer.Option("--price-per-hour", metavar="P", help="Of all workers together.")]
+MaxImages = Annotated[
+    int | None, typer.Option("--max-images", min=0, metavar="N", help="Exit with 2 if there is more to render.")
+]
+MaxCost = Annotated[
+    float | None, typer.Option("--max-cost", min=0, metavar="C", help="Exit with 2 if it would cost more.")
+]
 EndpointUrl = Annotated[
     str | None, typer.Option("--endpoint-url", metavar="URL", help="S3 server to use instead of AWS.")
 ]
@@ -68,3 +81,11 @@ def load(path: Path | None, settings: list[str] | None, **keys: str | None) -> J
             given.append((key, value.split(",") if key in ("sweep.schedulers", "sweep.sizes") else value))
     given += [parse_setting(text) for text in settings or ()]
     return load_job(path, given, date.today())
+
+
+def check_rate(rate: float | None, price: float | None) -> None:
+    """``InputError`` for numbers that are none of what they are called."""
+    if rate is not None and not 0 < rate < float("inf"):
+        raise InputError("nothing is rendered at this rate", where="--rate", value=rate, allowed="more than 0 images/s")
+    if price is not None and not 0 <= price < float("inf"):
+        raise InputError("this is no price", where="--price-per-hour", value=price, allowed="0 or more")

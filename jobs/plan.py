@@ -12,22 +12,17 @@ from pipeline.errors import InputError, StoreError
 from pipeline.identity import IdSet
 from pipeline.model.rows import CPU_ROWS
 from pipeline.output.index import load_index
+from pipeline.output.launch_note import measured_rate, read_notes
 from pipeline.output.run import Run, read_run
 from pipeline.planning.amount import Amount
 from pipeline.planning.count import MAX_ROWS_COMPARED
 from pipeline.planning.shards import shard_count, shard_size
+from pipeline.planning.spending import Pace
 from pipeline.planning.tasks import Space, planned_amount
 from pipeline.prepare import Prepared, check_run, numbered_batches, prepare, s3_settings, select
 from pipeline.storage.location import open_store
 
 SHOWN_VALUES = 8
-Rate = Annotated[
-    float | None,
-    typer.Option("--rate", metavar="R", help="Images/s of all workers together: adds the hours it takes."),
-]
-Price = Annotated[
-    float | None, typer.Option("--price", metavar="P", help="Of all workers per hour, with --rate: adds the cost.")
-]
 
 
 def plan(
@@ -44,8 +39,8 @@ def plan(
     skip_bad_rows: options.SkipBadRows = False,
     limit: options.Limit = None,
     sample: options.Sample = None,
-    rate: Rate = None,
-    price: Price = None,
+    rate: options.Rate = None,
+    price: options.Price = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Count what a job would render.
@@ -58,20 +53,11 @@ def plan(
     )  # fmt: skip
     if limit is not None and sample is not None:
         raise InputError("--limit and --sample exclude each other", allowed="one of them")
-    _check_rate(rate, price)
+    options.check_rate(rate, price)
     prepared = prepare(given, skip_bad_rows=skip_bad_rows, cache_folder=options.cache_folder())
     figures = _figures(prepared, limit, sample)
-    facts = describe(prepared, figures) | _time_and_cost(figures.to_render.images, rate, price)
+    facts = describe(prepared, figures) | _time_and_cost(figures, rate, price)
     typer.echo(json.dumps(facts, indent=1) if as_json else _as_text(facts))
-
-
-def _check_rate(rate: float | None, price: float | None) -> None:
-    if rate is not None and not 0 < rate < float("inf"):
-        raise InputError("nothing is rendered at this rate", where="--rate", value=rate, allowed="more than 0 images/s")
-    if price is not None and not 0 <= price < float("inf"):
-        raise InputError("this is no price", where="--price", value=price, allowed="0 or more per hour")
-    if price is not None and rate is None:
-        raise InputError("a price per hour says nothing without a rate", where="--price", allowed="--rate as well")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +68,10 @@ class Figures:
     """None where nothing is committed."""
     whole: Amount
     to_render: Amount
+    evaluations_per_s: float | None = None
+    """Of the last launch of this run that tells."""
+    workers: int = 0
+    """Of that launch."""
 
 
 def _figures(prepared: Prepared, limit: int | None, sample: int | None) -> Figures:
@@ -102,7 +92,14 @@ def _figures(prepared: Prepared, limit: int | None, sample: int | None) -> Figur
     space = Space(axes=prepared.axes, family=prepared.model.family, run_digest=digest)
     selection = select(prepared, limit=limit, sample=sample)
     whole, missing = planned_amount(numbered_batches(prepared.manifest), space, selection, committed)
-    return Figures(run=run, whole=whole, to_render=missing)
+    notes = [note for note in read_notes(store) if note.evaluations_per_s]
+    return Figures(
+        run=run,
+        whole=whole,
+        to_render=missing,
+        evaluations_per_s=measured_rate(notes),
+        workers=notes[-1].workers if notes else 0,
+    )
 
 
 def describe(prepared: Prepared, figures: Figures) -> dict[str, Any]:
@@ -155,12 +152,15 @@ def _shards(prepared: Prepared, figures: Figures) -> int:
     return shard_count(figures.to_render, shard_size(figures.to_render, workers, slots, fixed))
 
 
-def _time_and_cost(images: int, rate: float | None, price: float | None) -> dict[str, float]:
-    if rate is None:
+def _time_and_cost(figures: Figures, rate: float | None, price: float | None) -> dict[str, float]:
+    pace = Pace(images_per_s=rate, evaluations_per_s=figures.evaluations_per_s)
+    hours = pace.hours(figures.to_render)
+    if hours is None:
         return {}
-    hours = images / rate / 3600
-    facts = {"images_per_s": rate, "hours": round(hours, 3)}
-    return facts if price is None else facts | {"price_per_hour": price, "cost": round(hours * price, 2)}
+    facts = {"images_per_s": rate} if rate is not None else {"measured_evaluations_per_s": figures.evaluations_per_s}
+    facts |= {"hours": round(hours, 3), "workers": figures.workers, "worker_hours": round(hours * figures.workers, 3)}
+    known = {name: value for name, value in facts.items() if value}
+    return known if price is None else known | {"price_per_hour": price, "cost": round(hours * price, 2)}
 
 
 def _as_text(facts: dict[str, Any]) -> str:
@@ -183,8 +183,21 @@ def _as_text(facts: dict[str, Any]) -> str:
     ]  # fmt: skip
     if "hours" in facts:
         cost = f", {facts['cost']:,.2f} at {facts['price_per_hour']:g} per hour" if "cost" in facts else ""
-        lines.append(("time", f"{facts['hours']:,.3f} hours at {facts['images_per_s']:g} images/s{cost}"))
+        lines.append(("time", f"{_hours(facts)} at {_rate(facts)}{cost}"))
     return "\n".join(f"{name:<10} {text}" for name, text in lines)
+
+
+def _hours(facts: dict[str, Any]) -> str:
+    whole = f"{facts.get('hours', 0):,.3f} hours"
+    if "workers" not in facts:
+        return whole
+    return f"{whole} of {facts['workers']} worker(s), so {facts['worker_hours']:,.3f} worker hours,"
+
+
+def _rate(facts: dict[str, Any]) -> str:
+    if "images_per_s" in facts:
+        return f"{facts['images_per_s']:g} images/s"
+    return f"{facts['measured_evaluations_per_s']:,.1f} evaluations/s, as the last launch here measured"
 
 
 def _rows_text(facts: dict[str, Any]) -> str:

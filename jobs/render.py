@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,7 @@ from jobs import options
 from jobs.prompt import NO_MANIFEST, with_prompt
 from pipeline.distributed.parcel import RAYS_FOLDER, check_output
 from pipeline.errors import InputError
+from pipeline.planning.spending import Spending
 from pipeline.prepare import prepare
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ def render(
     limit: options.Limit = None,
     sample: options.Sample = None,
     retry_failed: options.RetryFailed = False,
+    max_images: options.MaxImages = None,
+    max_cost: options.MaxCost = None,
+    price: options.Price = None,
+    rate: options.Rate = None,
     as_json: options.AsJson = False,
     address: Annotated[
         str | None,
@@ -50,6 +55,7 @@ def render(
 
     Example: darkroom render jobs/demo.yaml
     """
+    options.check_rate(rate, price)
     if prompt is None and negative_prompt is not None:
         raise InputError("--negative-prompt goes with --prompt", allowed="both, or neither")
     if prompt is not None and manifest is not None:
@@ -85,36 +91,22 @@ def render(
     from jobs.progress import Display
     from pipeline.distributed.launch import LaunchOptions, launch
 
-    cache = options.cache_folder()
-    chosen = LaunchOptions(address=address, cache_folder=cache, limit=limit, sample=sample, retry_failed=retry_failed)
+    chosen = LaunchOptions(
+        address=address,
+        cache_folder=options.cache_folder(),
+        limit=limit,
+        sample=sample,
+        retry_failed=retry_failed,
+        spending=Spending(max_images=max_images, max_cost=max_cost, price_per_hour=price),
+        images_per_s=rate,
+    )
     with Display() as display:
         report = launch(prepared, chosen, display.tell, display.update)
-    typer.echo(json.dumps(summary(report)) if as_json else _as_text(report))
+    typer.echo(report.as_json() if as_json else _as_text(report))
     if report.stopped == "interrupted":
         raise typer.Exit(130)
     if report.failed > given.render.allowed_failures:
         raise typer.Exit(3)
-
-
-def summary(report: "Report") -> dict[str, Any]:
-    """What a launch did, for programs; ``docs/cluster.md`` names the keys."""
-    return {
-        "output": report.output_uri,
-        "launch": report.launch_id,
-        "added": report.ok,
-        "added_by_manifest": dict(report.added_by_manifest),
-        "added_list": report.added_key,
-        "failed": report.failed,
-        "failed_before": report.already_failed,
-        "committed": report.finalized.ok,
-        "remaining": report.remaining,
-        "stopped": report.stopped,
-        "rejected_rows": report.rejected_rows,
-        "workers": report.workers,
-        "worker_deaths": report.worker_deaths,
-        "elapsed_s": round(report.elapsed_s, 3),
-        "images_per_s": None if report.images_per_s is None else round(report.images_per_s, 4),
-    }
 
 
 def _as_text(report: "Report") -> str:
@@ -135,6 +127,9 @@ def _as_text(report: "Report") -> str:
     traffic = report.traffic
     retried = f", {traffic.retries:,} of them again" if traffic.retries else ""
     lines.append(f"store      {traffic.requests:,} requests{retried}; {traffic.bytes_put / 1e6:,.1f} MB written")
+    lines += _engines(report)
+    if report.cost is not None:
+        lines.append(f"cost       {report.cost:,.2f}")
     if report.verdicts:
         counts = sorted(report.verdicts.items(), key=lambda count: -count[1])
         lines.append(f"verdicts   {', '.join(f'{number:,} {verdict}' for verdict, number in counts)}")
@@ -152,3 +147,12 @@ def _as_text(report: "Report") -> str:
             f"  - {row['prompt_id']} ({row['task_id']}): {row['verdict']}, {row['error']}" for row in report.failures
         ]
     return "\n".join(lines)
+
+
+def _engines(report: "Report") -> list[str]:
+    from jobs.progress import time_split
+
+    if not report.engine.denoiser_calls:
+        return []
+    skew = f"; the slowest worker at {report.slowest_worker:.0%} of the median" if report.slowest_worker else ""
+    return [f"engines    {time_split(report.engine)}; {report.engine.real_rows:.1%} of rows were images'{skew}"]

@@ -125,6 +125,21 @@ def test_again_renders_nothing(darkroom: Darkroom, digests: Mapping[str, str]) -
     assert (status["ok"], status["failed"], status["remaining"]) == (IMAGES, 0, 0)
 
 
+def test_what_was_measured_prices_what_is_left_and_stops_it(darkroom: Darkroom, digests: Mapping[str, str]) -> None:
+    report = json.loads((darkroom.folder / "out" / "run_report.json").read_text())
+    assert (report["added"], report["failed"], report["store_retries"]) == (IMAGES, 0, 0)
+    assert 0 < report["real_rows"] <= 1
+    assert report["evaluations"] > IMAGES
+    words = ("--manifest", "m.parquet", *SWEEP, "--seeds", "100-101", "--output", "out")
+    plan = json.loads(darkroom.run("plan", *words, "--price-per-hour", "3600", "--json"))
+    seconds = plan["evaluations"] / plan["measured_evaluations_per_s"]
+    assert plan["cost"] == pytest.approx(seconds, abs=0.01)
+    for limit, says in (("--max-images", "more to render"), ("--max-cost", "cost more than allowed")):
+        said = darkroom.run("render", *words, limit, "0", "--price-per-hour", "3600", code=2)
+        assert says in said
+    assert len(pq.read_table(darkroom.folder / "out" / "metadata.parquet")) == IMAGES
+
+
 def test_s3_one_worker_shuffled_and_other_shards_give_the_same_pixels(
     darkroom: Darkroom, digests: Mapping[str, str], s3_server: SwiftServer, s3_bucket: str
 ) -> None:

@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -20,13 +20,15 @@ from pipeline.identity import IdSet
 from pipeline.output.attempts import forget_launch, forget_old
 from pipeline.output.finalize import Finalized, finalize
 from pipeline.output.index import CommittedIndex, load_index
-from pipeline.output.launch_note import LaunchNote, kept_alive, read_notes, write_note
+from pipeline.output.launch_note import LaunchNote, kept_alive, measured_rate, read_notes, write_note
+from pipeline.output.layout import REPORT_KEY
 from pipeline.output.part import RunFacts
 from pipeline.output.requests import has_requests, write_requests
 from pipeline.output.run import Run, read_run
 from pipeline.planning.amount import Amount
 from pipeline.planning.requests import requests
 from pipeline.planning.selection import Selection
+from pipeline.planning.spending import Pace, Spending
 from pipeline.planning.tasks import Space, planned_amount
 from pipeline.prepare import Prepared, check_run, numbered_batches, s3_settings, select
 from pipeline.storage.base import ObjectStore
@@ -52,6 +54,9 @@ class LaunchOptions:
     sample: int | None = None
     retry_failed: bool = False
     """Tasks that earlier launches committed as failed are rendered again."""
+    spending: Spending = field(default_factory=Spending)
+    images_per_s: float | None = None
+    """Of all workers, where somebody knows; else what an earlier launch measured counts."""
 
 
 def launch(prepared: Prepared, options: LaunchOptions, tell: Tell, on_progress: Callable[[Progress], None]) -> Report:
@@ -90,13 +95,18 @@ class _Launch:
         if known is not None:
             check_run(known, prepared, store.uri, model.fingerprint)
         work = self._work(known, index)
+        pace = Pace(images_per_s=self._options.images_per_s, evaluations_per_s=measured_rate(self._notes))
+        self._options.spending.check(work.missing, pace)
         waves = None
         if work.missing.images:
             waves = self._render(work, seen, known, model)
         elif known is not None:
             self._keep_requests(work, _space(prepared, known))
         tell("finalizing")
-        return self._report(work, waves, finalize(store))
+        report = self._report(work, waves, finalize(store))
+        if waves is not None:
+            store.put(REPORT_KEY, report.as_json().encode())
+        return report
 
     def _work(self, known: Run | None, index: CommittedIndex) -> "_Work":
         prepared = self._prepared
@@ -206,6 +216,10 @@ class _Launch:
             retry_failed=self._options.retry_failed,
         )
 
+    def _cost(self, waves: "Waves | None") -> float | None:
+        price = self._options.spending.price_per_hour
+        return None if price is None or waves is None else waves.busy_s / 3600 * price
+
     def _report(self, work: "_Work", waves: "Waves | None", finalized: Finalized) -> Report:
         tally = waves.tally if waves else Tally.of(Amount())
         progress = tally.progress
@@ -223,6 +237,8 @@ class _Launch:
             model_loads=tally.model_loads,
             engine=tally.worked.engine,
             image_encode_s=tally.encode_s,
+            worker_rates=tuple(sorted(telling.rate for telling in progress.tellings)),
+            cost=self._cost(waves),
             traffic=tally.worked.traffic + self._store.traffic,
             verdicts=tally.verdicts,
             worker_deaths=self._deaths,

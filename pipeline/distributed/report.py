@@ -1,8 +1,10 @@
 """What a launch tells while it runs and at its end, as values: this module loads neither torch nor Ray."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from statistics import median
+from typing import Any, Literal
 
 from pipeline.output.finalize import Finalized
 from pipeline.planning.amount import Amount
@@ -87,6 +89,10 @@ class Report:
     """Spent on encoding images, in threads beside the engines."""
     traffic: Traffic = field(default_factory=Traffic)
     """With the output, of the driver and all workers; what dead ones had not told is missing."""
+    worker_rates: tuple[float, ...] = ()
+    """Evaluations per second of each process, the slowest first."""
+    cost: float | None = None
+    """Of the waves, where a price per hour is given."""
     elapsed_s: float = 0.0
     images_per_s: float | None = None
     """Over the waves, the loading of models included; None when nothing was rendered."""
@@ -94,3 +100,44 @@ class Report:
     """Why the launch ended before all was rendered; None when it did not."""
     remaining: int = 0
     """Images without an outcome, after a stop."""
+
+    def as_json(self) -> str:
+        """One line; ``docs/cluster.md`` names the keys."""
+        facts: dict[str, Any] = {
+            "output": self.output_uri,
+            "launch": self.launch_id,
+            "added": self.ok,
+            "added_by_manifest": dict(self.added_by_manifest),
+            "added_list": self.added_key,
+            "failed": self.failed,
+            "failed_before": self.already_failed,
+            "verdicts": dict(self.verdicts),
+            "committed": self.finalized.ok,
+            "remaining": self.remaining,
+            "stopped": self.stopped,
+            "rejected_rows": self.rejected_rows,
+            "workers": self.workers,
+            "model_loads": self.model_loads,
+            "worker_deaths": self.worker_deaths,
+            "elapsed_s": self.elapsed_s,
+            "images_per_s": self.images_per_s,
+            "evaluations": self.engine.evaluations,
+            "real_rows": self.engine.real_rows if self.engine.denoiser_calls else None,
+            "prompts_s": self.engine.encode_s,
+            "denoise_s": self.engine.denoise_s,
+            "decode_s": self.engine.decode_s,
+            "image_encode_s": self.image_encode_s,
+            "slowest_worker": self.slowest_worker,
+            "store_requests": self.traffic.requests,
+            "store_retries": self.traffic.retries,
+            "store_bytes_put": self.traffic.bytes_put,
+            "store_bytes_got": self.traffic.bytes_got,
+            "cost": self.cost,
+        }
+        return json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in facts.items()})
+
+    @property
+    def slowest_worker(self) -> float | None:
+        """Its rate as a share of the median's; None before two have told."""
+        rates = self.worker_rates
+        return rates[0] / median(rates) if len(rates) > 1 and median(rates) else None

@@ -64,11 +64,12 @@ class Waves:
         self.stop, self.added = stop, added
         self.missing = work.missing
         self.tally = Tally.of(work.missing)
-        self._busy_s = 0.0
+        self.busy_s = 0.0
+        """Of all waves, the loading of models included."""
 
     def per_second(self, amount: int) -> float | None:
         """An amount over the time of all waves, the loading of models included."""
-        return amount / self._busy_s if self._busy_s else None
+        return amount / self.busy_s if self.busy_s else None
 
     def run(self) -> None:
         """Ends when nothing is missing, or stopped. What counts is what the store holds, not what workers report."""
@@ -78,7 +79,7 @@ class Waves:
             for outcomes in self._wave(done):
                 self.added.take(self.tally.take(outcomes, time.monotonic()))
                 self._on_progress(self.tally.progress)
-            self._busy_s += time.monotonic() - began
+            self.busy_s += time.monotonic() - began
             done = self._done()
             self.missing = self._missing(done)
             if not self.missing.images or self.stop.reason:

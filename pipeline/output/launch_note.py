@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
@@ -82,3 +82,9 @@ def read_notes(store: ObjectStore) -> Iterator[LaunchNote]:
             yield LaunchNote(**{name: value for name, value in read.items() if name in _FIELDS})
         except (ValueError, TypeError, AttributeError, ObjectMissingError):
             continue  # a note is only for people; one of another version is left out
+
+
+def measured_rate(notes: Iterable[LaunchNote]) -> float | None:
+    """Evaluations per second of the last launch that tells; all its workers together, loading included."""
+    told = [note.evaluations_per_s for note in notes if note.evaluations_per_s]
+    return told[-1] if told else None

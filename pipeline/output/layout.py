@@ -27,6 +27,7 @@ METADATA_KEY = "metadata.parquet"
 FAILURES_KEY = "failures.parquet"
 REQUESTS_KEY = "requests.parquet"
 CARD_KEY = "README.md"
+REPORT_KEY = "run_report.json"
 WRITTEN_PREFIXES = (
     IMAGES_PREFIX,
     SHARDS_PREFIX,

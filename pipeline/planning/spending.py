@@ -1,0 +1,62 @@
+"""What an amount of work takes in hours and money, and limits that stop it before anything is spent."""
+
+from dataclasses import dataclass
+
+from pipeline.errors import InputError
+from pipeline.planning.amount import Amount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How fast all workers together are: as somebody says, or as an earlier launch of the run measured."""
+
+    images_per_s: float | None = None
+    """Given; counts before what was measured."""
+    evaluations_per_s: float | None = None
+    """Measured, the loading of models included: it holds for other step counts too."""
+
+    def hours(self, work: Amount) -> float | None:
+        """None where neither is known."""
+        if self.images_per_s is not None:
+            return work.images / self.images_per_s / 3600
+        if self.evaluations_per_s:
+            return work.evaluations / self.evaluations_per_s / 3600
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spending:
+    """What a launch may spend. None: without limit."""
+
+    max_images: int | None = None
+    max_cost: float | None = None
+    price_per_hour: float | None = None
+    """Of all workers together, in the currency of ``max_cost``."""
+
+    def check(self, work: Amount, pace: Pace) -> None:
+        """``InputError`` where a launch would render or cost more, or nobody can know what it costs."""
+        if self.max_images is not None and work.images > self.max_images:
+            raise InputError(
+                "there is more to render than allowed",
+                where="--max-images",
+                value=f"{work.images:,} images",
+                allowed=f"up to {self.max_images:,}",
+            )
+        if self.max_cost is None:
+            return
+        if self.price_per_hour is None:
+            raise InputError("a cost needs a price", where="--max-cost", allowed="--price-per-hour as well")
+        hours = pace.hours(work)
+        if hours is None:
+            raise InputError(
+                "nobody knows yet how fast this run is",
+                where="--max-cost",
+                allowed="--rate as well, or an earlier launch of this run, of a --sample for example",
+            )
+        if hours * self.price_per_hour > self.max_cost:
+            raise InputError(
+                "this would cost more than allowed",
+                where="--max-cost",
+                value=f"{hours * self.price_per_hour:,.2f}, {hours:,.2f} hours at {self.price_per_hour:g}",
+                allowed=f"up to {self.max_cost:,.2f}",
+            )
