@@ -23,6 +23,7 @@ WALLS = {
     "pipeline.storage": {"torch", "ray", "pyarrow", "pipeline.recipe", "pipeline.output", "pipeline.rendering"},
     "pipeline.rendering": {"ray", "boto3", "pyarrow", "pipeline.storage", "pipeline.output"},
     "pipeline.output": {"torch", "ray"},
+    "pipeline.overview": {"torch", "ray"},
     "pipeline.export": {"torch", "ray"},
     "pipeline.report": {"torch", "ray"},
     "pipeline.distributed": {"argparse", "typer", "jobs"},

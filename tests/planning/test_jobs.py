@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.plan import Figures, describe
 from pipeline.config import Job, load_job
 from pipeline.errors import JobFileError, ManifestError, RunMismatchError
 from pipeline.output.run import NumericsProfile, Run
+from pipeline.overview import Figures, describe
 from pipeline.planning.tasks import Space, plan_batch, planned_amount
 from pipeline.prepare import Prepared, check_run, numbered_batches, prepare, select
 from tests.planning.plain import DIGEST, NOTHING
