@@ -99,13 +99,13 @@ def build(
 
 
 def again_arguments(run: Run) -> list[str]:
-    """What of a command is the same for all images of a run: its model, as it was, and the rows of its batch."""
+    """What of a command is the same for all images of a run: its model, as it was."""
     given: dict[str, Any] = dict(run.job.get("model") or {})
     model = {"id": run.model_id, "revision": run.model_revision, "dtype": run.constants.dtype}
     model |= {name: given[name] for name in ("loras", "call") if given.get(name)}
     model = {name: value for name, value in model.items() if value is not None}
     # JSON on one line is YAML too.
-    return ["--set", f"model={json.dumps(model)}", "--set", f"render.rows={run.numerics.rows}"]
+    return ["--set", f"model={json.dumps(model)}"]
 
 
 def _facts(store: ObjectStore, run: Run, rows: SheetRows) -> dict[str, Any]:

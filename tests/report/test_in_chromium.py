@@ -177,6 +177,7 @@ def test_the_command_names_the_same_task(page: Page, sheet: Path, tmp_path: Path
     open_sheet(page, sheet, f"#prompt={prompt + 1}")
     page.locator("#grid .cell").nth(9).click()
     command = page.locator("#detail-command")
+    expect(command).to_contain_text("--set render.rows=16")
     expect(command).to_contain_text("--output again")
     darkroom = f"{shlex.quote(sys.executable)} -m jobs"
     script = command.inner_text().replace("--output again", f"--output {shlex.quote(str(sheet.parent.parent))}")

@@ -3,6 +3,7 @@
 // Prompts and cells as objects, from the columns that data files have.
 const cells = (() => {
   const { catalogue, load } = darkroom;
+  const AHEAD = 12; // files of prompts asked for before they are searched
 
   async function promptPage(number) {
     const [page] = await load(catalogue.promptPages[number], true);
@@ -28,14 +29,16 @@ const cells = (() => {
   async function search(query, onlyFailed, tell) {
     const words = query.toLocaleLowerCase().split(/\s+/).filter(Boolean);
     const found = [];
-    for (let number = 0; number < catalogue.promptPages.length; number++) {
+    const pages = catalogue.promptPages.length;
+    for (let number = 0; number < pages; number++) {
+      for (let next = number; next < Math.min(number + AHEAD, pages); next++) promptPage(next).catch(() => {});
       const page = await promptPage(number);
       page.lower = page.lower || page.prompt.map((text) => text.toLocaleLowerCase());
       page.lower.forEach((text, at) => {
         if (onlyFailed && !page.failed[at]) return;
         if (words.every((word) => text.includes(word))) found.push(number * catalogue.perPromptPage + at);
       });
-      if (!tell((number + 1) / catalogue.promptPages.length, found.length)) return null;
+      if (!tell((number + 1) / pages)) return null;
     }
     return found;
   }

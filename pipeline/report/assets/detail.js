@@ -18,9 +18,10 @@ const detail = (() => {
     if (metadata.get("negative_prompt")) row.negative_prompt = metadata.get("negative_prompt");
     const guidance = metadata.get("guidance_scale");
     const scale = guidance === undefined ? "" : ` --guidance-scales ${guidance}`;
+    const rows = metadata.get("rows") > 1 ? ` --set render.rows=${metadata.get("rows")}` : ""; // they decide last bits
     const render = [
       "darkroom render --manifest again.parquet",
-      catalogue.again,
+      `${catalogue.again}${rows}`,
       `--seeds ${metadata.get("seed")}${scale} --steps ${metadata.get("num_inference_steps")}`,
       `--schedulers ${plain(metadata.get("scheduler"))}`,
       `--sizes ${metadata.get("width")}x${metadata.get("height")} --output again`,

@@ -16,7 +16,7 @@ const grid = (() => {
   const COLUMNS = 24;
   const TILES = 200;
   const LARGEST_PX = 208;
-  const SMALLEST_PX = 136; // that pictures are made for the sake of rows
+  const SMALLEST_PX = 110; // that pictures are made for the sake of rows
   const box = document.getElementById("grid");
   let slots = []; // buttons as they stand in rows, null where nothing was asked for
   let drawn = { columns: 1, flow: true };
