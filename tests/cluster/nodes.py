@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,9 @@ class LocalCluster:
         wait_until(lambda: self._listens() or head.poll() is not None, _START_S)
         if not self._listens():
             raise RuntimeError(f"no head: {self._said('head')}")
-        for _ in range(nodes):  # one after the other: at once, two may take the same name for a socket
+        for number in range(nodes):  # one after the other: at once, two may take the same name for a socket
             name = self.add().name
-            if not wait_until(lambda: len(self.alive()) == len(self.nodes), _START_S, every_s=0.2):
+            if not wait_until(partial(self._has, number + 2), _START_S, every_s=0.2):
                 raise RuntimeError(f"{name} did not join: {self._said(name)}")
 
     def add(self) -> Node:
@@ -169,6 +170,9 @@ class LocalCluster:
         node = Node(name, process)
         self.nodes.append(node)
         return node
+
+    def _has(self, nodes: int) -> bool:
+        return len(self.alive()) == nodes
 
     def _listens(self) -> bool:
         return self._ask_or_none("/api/version") is not None

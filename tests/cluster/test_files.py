@@ -44,8 +44,8 @@ def schema_of(kind: str, version: str) -> dict[str, Any]:
         pytest.skip(f"no schema of {kind} beside this checkout: {path}")
     found = yaml.load(path.read_text(), yaml.CSafeLoader)["spec"]["versions"]
     (schema,) = [entry["schema"]["openAPIV3Schema"] for entry in found if f"ray.io/{entry['name']}" == version]
-    checked: dict[str, Any] = strict(schema)
-    return checked
+    made: dict[str, Any] = strict(schema)
+    return made
 
 
 def strict(schema: Any) -> Any:
@@ -80,8 +80,8 @@ def test_the_check_finds_faults() -> None:
 def cluster_spec(document: dict[str, Any]) -> dict[str, Any]:
     spec: dict[str, Any] = document["spec"]
     spec = spec.get("jobTemplate", spec)
-    inner: dict[str, Any] = spec.get("rayClusterSpec", spec)
-    return inner
+    found: dict[str, Any] = spec.get("rayClusterSpec", spec)
+    return found
 
 
 def test_all_of_them_describe_the_same_cluster() -> None:

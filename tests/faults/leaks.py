@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from unittest.mock import patch
 
@@ -120,6 +121,8 @@ class _Seen:
         self._listening: dict[tuple[str, int], str] = {}
         self.command_lines: set[str] = set()
         self._strangers: list[str] | None = None
+        self._pages: dict[int, str] = {}
+        """What a dashboard shows a stranger, by port; nothing that shows anything is meant to be there."""
 
     def watch(self) -> dict[str, str | None]:
         """Until the job has ended."""
@@ -130,10 +133,9 @@ class _Seen:
                 self._look_at(psutil.Process(self._job.process.pid))
             time.sleep(0.2)
         open_ = [f"{ip} port {port} of {name}" for (ip, port), name in self._listening.items() if not _loopback(ip)]
-        dashboards = [name for name in self._listening.values() if "dashboard" in name.lower()]
         return {
             "Ray listens on loopback only": f"{open_[:3]}" if open_ else None if self._listening else "nothing listens",
-            "Ray's dashboard is off": f"{dashboards}" if dashboards else None,
+            "Ray's dashboard is off": f"{self._pages}" if self._pages else None,
             "Ray knows who asks": "nobody asked" if self._strangers is None else "".join(self._strangers) or None,
         }
 
@@ -144,6 +146,8 @@ class _Seen:
             for connection in process.net_connections(kind="inet"):
                 if connection.status == psutil.CONN_LISTEN:
                     self._listening[(connection.laddr.ip, connection.laddr.port)] = " ".join(words)[-100:]
+                    if "dashboard" in " ".join(words):
+                        self._pages |= _shown(connection.laddr.port)
                     if self._strangers is None and words[0].endswith("gcs_server"):
                         self._strangers = _answers(connection.laddr.port)
 
@@ -158,6 +162,17 @@ def _answers(port: int) -> list[str]:
         if done.returncode == 0 or "InvalidAuthToken" not in done.stderr:
             told.append(f"told somebody with {given}: {done.stdout}{done.stderr[-200:]}")
     return told
+
+
+def _shown(port: int) -> dict[int, str]:
+    """By port, the page with the dashboard or with its jobs that somebody without a token is given."""
+    found = {}
+    for path in ("/", "/api/jobs/"):
+        with suppress(OSError, HTTPException), closing(HTTPConnection("127.0.0.1", port, timeout=2)) as connection:
+            connection.request("GET", path)
+            if connection.getresponse().status == 200:
+                found[port] = path
+    return found
 
 
 def _loopback(ip: str) -> bool:
