@@ -101,11 +101,6 @@ def heads(page: Page) -> tuple[list[str], list[str]]:
     return page.locator("#grid tbody th").all_inner_texts(), columns
 
 
-def focused(page: Page) -> str:
-    found: str = page.evaluate("document.activeElement.title || document.activeElement.id")
-    return found
-
-
 def test_it_opens_with_the_sweep_laid_out(page: Page, sheet: Path, tmp_path: Path) -> None:
     open_sheet(page, sheet)
     expect(page.locator("h2")).to_have_text("a red star")
@@ -144,7 +139,7 @@ def test_prompts_beside_each_other(page: Page, sheet: Path) -> None:
     drawn(page)
     assert heads(page)[0] == [row["prompt"] for row in ROWS]
     page.locator("#list button", has_text="green").click()
-    assert focused(page).startswith("seed 0, guidance 1, steps 2")
+    expect(page.locator(":focus")).to_have_attribute("title", "seed 0, guidance 1, steps 2")
     page.select_option("#columns", "prompt")
     expect(page.locator("#grid thead th:not(.corner)")).to_have_count(5)
 
@@ -168,7 +163,7 @@ def test_a_picture_in_full(page: Page, sheet: Path) -> None:
     expect(detail.locator("#detail-recipe dd").nth(1)).to_have_text("7.5")
     page.keyboard.press("Escape")
     expect(detail).to_be_hidden()
-    assert focused(page) == "seed 0, guidance 7.5, steps 10"
+    expect(page.locator(":focus")).to_have_attribute("title", "seed 0, guidance 7.5, steps 10")
 
 
 @pytest.mark.parametrize("prompt", [0, 1])
@@ -217,18 +212,18 @@ def test_what_users_wrote_is_never_markup(page: Page, sheet: Path) -> None:
 def test_all_of_it_by_keyboard(page: Page, sheet: Path) -> None:
     open_sheet(page, sheet)
     page.keyboard.press("/")
-    assert focused(page) == "search"
+    expect(page.locator("#search")).to_be_focused()
     page.keyboard.type("RING  a w")
     expect(page.locator("#found")).to_have_text("1 prompt")
     expect(page.locator("h2")).to_have_text("a white ring")
     page.keyboard.press("Escape")
     expect(page.locator("#list button")).to_have_count(5)
     page.keyboard.press("Enter")
-    assert focused(page) == "seed 0, guidance 1, steps 2"
+    expect(page.locator(":focus")).to_have_attribute("title", "seed 0, guidance 1, steps 2")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("End")
     page.keyboard.press("ArrowUp")
-    assert focused(page) == "seed 0, guidance 3, steps 25"
+    expect(page.locator(":focus")).to_have_attribute("title", "seed 0, guidance 3, steps 25")
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid"
     page.keyboard.press("Enter")
@@ -236,7 +231,8 @@ def test_all_of_it_by_keyboard(page: Page, sheet: Path) -> None:
     page.keyboard.press("Escape")
     page.keyboard.press("]")
     expect(page.locator("h2")).to_have_text("a green ring")
-    assert focused(page) == "seed 0, guidance 3, steps 25", "the same point of the next prompt"
+    # The same point of the next prompt.
+    expect(page.locator(":focus")).to_have_attribute("title", "seed 0, guidance 3, steps 25")
     page.keyboard.press("x")
     expect(page.locator("#grid tbody th")).to_have_count(4)
     page.keyboard.press("?")
@@ -278,6 +274,7 @@ def test_narrow_screens(page: Page, sheet: Path) -> None:
     expect(page.locator("h2")).to_have_text("a green ring")
     expect(page.locator("#side")).to_be_hidden()
     page.locator("#grid .cell").first.click()
+    expect(page.locator("#detail")).to_be_visible()
     box = page.locator("#detail").bounding_box()
     assert box is not None
     assert box["width"] == 390
