@@ -222,6 +222,8 @@ def in_a_process(workers: int, shards: int, shard_s: float) -> Measured:
             "RAY_worker_maximum_startup_concurrency": "4",
             # Workers that only sleep shall not wait for whatever else this machine computes.
             "RAY_worker_niceness": "0",
+            # It stays on loopback.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         }
         environment.pop("RAY_ADDRESS", None)
         Path(folder, "token").write_text("a" * 64)

@@ -85,8 +85,6 @@ def render(
     if address is None:
         # Ray's core warns on the terminal of what Ray Data does by design; set this to `warning` to see it.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        # Ray's switch for machines that are no cluster: it stays on loopback. Else it listens on every interface.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     # Imported late: bad input is told about before torch and Ray are loaded, which takes seconds.
     from jobs.progress import Display
     from pipeline.distributed.launch import LaunchOptions, launch

@@ -1,5 +1,6 @@
 """A launch: from a prepared job to committed images, then the tables of all that is committed."""
 
+import os
 import time
 import uuid
 from collections.abc import Callable
@@ -131,7 +132,10 @@ class _Launch:
 
     def _render(self, work: "_Work", seen: Run | None, known: Run | None, model: ModelFiles) -> "Waves":
         """All waves, between the two notes of the launch."""
-        # Imported here: torch and Ray take seconds, which only a launch that has something to render should pay.
+        if self._options.address is None:
+            # Ray's switch for machines that are no cluster: it stays on loopback. Else it listens on every interface.
+            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        # Imported here: Ray takes seconds, which only a launch that has something to render should pay.
         from pipeline.distributed.added import Added
         from pipeline.distributed.draining import watched
         from pipeline.distributed.graph import connect, device_of
