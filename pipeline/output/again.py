@@ -15,7 +15,13 @@ def command_of(run: Run, row: Mapping[str, Any], output: str) -> str:
 
     A model that is named by a relative path is found from where the run was started.
     """
-    return shlex.join(["darkroom", "render", *_recipe(row), *_model(run), "--output", output, *_settings(run, row)])
+    rows = _set({"render.rows": row["rows"]} if (row["rows"] or 0) > 1 else {})  # they decide last bits
+    return shlex.join(["darkroom", "render", *_recipe(row), *words_of(run), *rows, "--output", output])
+
+
+def words_of(run: Run) -> list[str]:
+    """What of such a line is the same for all images of a run: the model as it was, and how files are written."""
+    return [*_model(run), *_settings(run)]
 
 
 def _recipe(row: Mapping[str, Any]) -> Iterator[str]:
@@ -40,13 +46,12 @@ def _model(run: Run) -> Iterator[str]:
     yield from _set({key: value for key, value in wanted.items() if value})
 
 
-def _settings(run: Run, row: Mapping[str, Any]) -> Iterator[str]:
+def _settings(run: Run) -> Iterator[str]:
     """What decides last bits, and how the file is written."""
     numerics, packing = run.numerics, run.packing
     on_cpu = numerics.device == "cpu"
     yield from _set(
         {
-            **({"render.rows": row["rows"]} if (row["rows"] or 0) > 1 else {}),
             **({"render.compile": numerics.compiled} if numerics.compiled == on_cpu else {}),
             **({"workers.gpus": 0} if on_cpu else {}),
             **({"workers.cpus": numerics.threads} if numerics.threads != 1 else {}),

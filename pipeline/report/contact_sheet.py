@@ -11,7 +11,6 @@
 is whole.
 """
 
-import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import pyarrow.compute as pc
 from jinja2 import Environment, StrictUndefined
 
 from pipeline.errors import OutputError
+from pipeline.output.again import words_of
 from pipeline.output.archives import plain_json
 from pipeline.output.run import Run, read_run
 from pipeline.report import pages
@@ -90,22 +90,12 @@ def build(
         "imagePacks": cells.images,
         "previewPacks": cells.previews,
         "pictures": pictures,
-        "again": shlex.join(again_arguments(run)),
+        "again": shlex.join(words_of(run)),
     }
     _put_page(to, catalogue)
     size_bytes = _delete_others(to, {*listed, *cells.pages, *cells.images, *cells.previews})
     ok = int(rows.ok.sum())
     return Made(images=ok, failed=len(rows) - ok, prompts=len(prompts), new=new, lost=lost, size_bytes=size_bytes)
-
-
-def again_arguments(run: Run) -> list[str]:
-    """What of a command is the same for all images of a run: its model, as it was."""
-    given: dict[str, Any] = dict(run.job.get("model") or {})
-    model = {"id": run.model_id, "revision": run.model_revision, "dtype": run.constants.dtype}
-    model |= {name: given[name] for name in ("loras", "call") if given.get(name)}
-    model = {name: value for name, value in model.items() if value is not None}
-    # JSON on one line is YAML too.
-    return ["--set", f"model={json.dumps(model)}"]
 
 
 def _facts(store: ObjectStore, run: Run, rows: SheetRows) -> dict[str, Any]:

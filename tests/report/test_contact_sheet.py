@@ -18,7 +18,7 @@ from pipeline.output.pictures import read_image, read_images
 from pipeline.output.run import write_run
 from pipeline.output.verify import verify
 from pipeline.report import contact_sheet, pages
-from pipeline.report.contact_sheet import Made, again_arguments, build
+from pipeline.report.contact_sheet import Made, build
 from pipeline.storage.base import ObjectStore
 from pipeline.storage.local import LocalStore
 from pipeline.storage.location import open_store
@@ -261,13 +261,6 @@ def test_a_page_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="there is another page"):
         sheet(store, folder)
     assert [path.name for path in folder.iterdir()] == ["index.html"]
-
-
-def test_the_command_has_the_model_as_it_was() -> None:
-    job = {"model": {"id": "m", "revision": "main", "loras": [{"id": "l", "weight": 1.0}], "call": {}, "dtype": "auto"}}
-    words = again_arguments(replace(RUN, model_revision="abc", job=job))
-    model = '{"id": "m", "revision": "abc", "dtype": "float32", "loras": [{"id": "l", "weight": 1.0}]}'
-    assert words == ["--set", f"model={model}"]
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "parquet"])

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -168,17 +170,21 @@ def test_a_picture_in_full(page: Page, sheet: Path) -> None:
 
 @pytest.mark.parametrize("prompt", [0, 1])
 def test_the_command_names_the_same_task(page: Page, sheet: Path, tmp_path: Path, prompt: int) -> None:
-    """Run as it stands, with ``plan`` for ``render``: the run has that very image."""
+    """Planned instead of rendered, over a manifest with its prompt: the run has that very image."""
     open_sheet(page, sheet, f"#prompt={prompt + 1}")
     page.locator("#grid .cell").nth(9).click()
-    command = page.locator("#detail-command")
-    expect(command).to_contain_text("--set render.rows=16")
-    expect(command).to_contain_text("--output again")
-    darkroom = f"{shlex.quote(sys.executable)} -m jobs"
-    script = command.inner_text().replace("--output again", f"--output {shlex.quote(str(sheet.parent.parent))}")
-    script = script.replace("darkroom render", "darkroom plan --json").replace("darkroom ", f"{darkroom} ")
+    said = shlex.split(page.locator("#detail-command").inner_text())
+    assert said[:3] == ["darkroom", "render", "--prompt"]
+    assert said[-4:] == ["--set", "render.rows=16", "--output", "again"]
+    row, words = {"prompt": [said[3]]}, said[4:-1]
+    if words[0] == "--negative-prompt":
+        row, words = {**row, "negative_prompt": [words[1]]}, words[2:]
+    pq.write_table(pa.table(row), tmp_path / "again.parquet")
+    command = [sys.executable, "-m", "jobs", "plan", "--json", "--manifest", "again.parquet"]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(["bash", "-euc", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, *words, str(sheet.parent.parent)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert '"images_planned": 1,' in done.stdout
     assert '"images_committed": 1,' in done.stdout

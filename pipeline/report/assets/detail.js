@@ -12,25 +12,22 @@ const detail = (() => {
   const quoted = (text) => `'${String(text).replaceAll("'", "'\\''")}'`;
   const plain = (text) => (/^[\w.+:/,-]+$/.test(text) ? text : quoted(text));
 
-  /** A shell command that makes this one picture, into a folder `again`. */
+  /** A shell command that makes this one picture, into a folder `again`: the same as `darkroom explain` prints. */
   function command(metadata) {
-    const row = { prompt: metadata.get("prompt") };
-    if (metadata.get("negative_prompt")) row.negative_prompt = metadata.get("negative_prompt");
+    const negative = metadata.get("negative_prompt");
     const guidance = metadata.get("guidance_scale");
-    const scale = guidance === undefined ? "" : ` --guidance-scales ${guidance}`;
-    const rows = metadata.get("rows") > 1 ? ` --set render.rows=${metadata.get("rows")}` : ""; // they decide last bits
-    const render = [
-      "darkroom render --manifest again.parquet",
-      `${catalogue.again}${rows}`,
-      `--seeds ${metadata.get("seed")}${scale} --steps ${metadata.get("num_inference_steps")}`,
-      `--schedulers ${plain(metadata.get("scheduler"))}`,
-      `--sizes ${metadata.get("width")}x${metadata.get("height")} --output again`,
-    ];
+    const rows = metadata.get("rows"); // they decide last bits
     return [
-      `printf '%s\\n' ${quoted(JSON.stringify(row))} > again.jsonl`,
-      "darkroom manifest build again.jsonl again.parquet",
-      render.join(" \\\n  "),
-    ].join(" && \\\n");
+      `darkroom render --prompt ${quoted(metadata.get("prompt"))}`,
+      ...(negative ? [`--negative-prompt ${quoted(negative)}`] : []),
+      `--seeds ${metadata.get("seed")}`,
+      ...(guidance === undefined ? [] : [`--guidance-scales ${guidance}`]),
+      `--steps ${metadata.get("num_inference_steps")} --schedulers ${plain(metadata.get("scheduler"))}`,
+      `--sizes ${metadata.get("width")}x${metadata.get("height")}`,
+      catalogue.again,
+      ...(rows > 1 ? [`--set render.rows=${rows}`] : []),
+      "--output again",
+    ].join(" \\\n  ");
   }
 
   function show(list, pairs) {
