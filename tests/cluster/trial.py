@@ -69,22 +69,22 @@ class User:
 
     def start(self, *words: str, **environment: str) -> "subprocess.Popen[str]":
         """A command of Darkroom."""
-        return self._start("-m", "jobs", *words, **environment)
+        return self.start_module("jobs", *words, **environment)
 
     def submit(self, *words: str) -> "subprocess.Popen[str]":
         return self.start("submit", "job.yaml", "--address", self.cluster.address, *words)
 
     def ray(self, *words: str) -> "subprocess.Popen[str]":
         """A command of Ray, as it is."""
-        return self._start("-m", "ray.scripts.scripts", *words)
+        return self.start_module("ray.scripts.scripts", *words)
 
     def committed(self) -> int:
         """Parts so far."""
         return sum(1 for _ in open_store(str(self.output)).list("metadata/"))
 
-    def _start(self, *words: str, **environment: str) -> "subprocess.Popen[str]":
+    def start_module(self, name: str, *words: str, **environment: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, *words],
+            [sys.executable, "-m", name, *words],
             cwd=self.folder,
             env=self.cluster.user(**environment),
             text=True,
