@@ -82,7 +82,9 @@ def options(
 def main() -> None:
     """Run the command line and exit with 0, 1, 2, 3 or 130 (``docs/operations.md``)."""
     debug = "--debug" in sys.argv
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     code = _run([word for word in sys.argv[1:] if word != "--debug"], debug)
     if code == INTERRUPTED:  # Typer turns Ctrl-C into this code itself
         sys.stderr.write("interrupted: what is committed stands; the same command continues\n")
@@ -95,7 +97,10 @@ def main() -> None:
 
 
 def _interrupt(*_: object) -> None:
-    """SIGTERM, which schedulers and preempted machines send, ends a verb as Ctrl-C does."""
+    """SIGTERM, which schedulers and preempted machines send, ends a verb as Ctrl-C does.
+
+    Python's own handler of Ctrl-C would be replaced by asyncio's, which can lose it.
+    """
     raise KeyboardInterrupt
 
 

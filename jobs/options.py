@@ -25,6 +25,10 @@ Steps = Annotated[str | None, typer.Option("--steps", help='sweep.num_inference_
 Schedulers = Annotated[str | None, typer.Option("--schedulers", help='sweep.schedulers, such as "ddim,euler"')]
 Sizes = Annotated[str | None, typer.Option("--sizes", help='sweep.sizes, such as "96x96,128x96"')]
 Output = Annotated[str | None, typer.Option("--output", "-o", help="output.uri: local path or s3://bucket/prefix")]
+Prompt = Annotated[
+    str | None, typer.Option("--prompt", metavar="TEXT", help="Render this prompt; no manifest is needed.")
+]
+NegativePrompt = Annotated[str | None, typer.Option("--negative-prompt", metavar="TEXT", help="With --prompt.")]
 SkipBadRows = Annotated[
     bool, typer.Option("--skip-bad-rows", help="Go on without the manifest rows that cannot be used.")
 ]
@@ -89,3 +93,11 @@ def check_rate(rate: float | None, price: float | None) -> None:
         raise InputError("nothing is rendered at this rate", where="--rate", value=rate, allowed="more than 0 images/s")
     if price is not None and not 0 <= price < float("inf"):
         raise InputError("this is no price", where="--price-per-hour", value=price, allowed="0 or more")
+
+
+def check_prompt(prompt: str | None, negative_prompt: str | None, manifest: str | None) -> None:
+    """``InputError`` for options that do not go together."""
+    if prompt is None and negative_prompt is not None:
+        raise InputError("--negative-prompt goes with --prompt", allowed="both, or neither")
+    if prompt is not None and manifest is not None:
+        raise InputError("--prompt and --manifest exclude each other", allowed="one of them")

@@ -31,12 +31,8 @@ def render(
     schedulers: options.Schedulers = None,
     sizes: options.Sizes = None,
     output: options.Output = None,
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", metavar="TEXT", help="Render this prompt; no manifest is needed.")
-    ] = None,
-    negative_prompt: Annotated[
-        str | None, typer.Option("--negative-prompt", metavar="TEXT", help="With --prompt.")
-    ] = None,
+    prompt: options.Prompt = None,
+    negative_prompt: options.NegativePrompt = None,
     skip_bad_rows: options.SkipBadRows = False,
     limit: options.Limit = None,
     sample: options.Sample = None,
@@ -56,10 +52,7 @@ def render(
     Example: darkroom render jobs/demo.yaml
     """
     options.check_rate(rate, price)
-    if prompt is None and negative_prompt is not None:
-        raise InputError("--negative-prompt goes with --prompt", allowed="both, or neither")
-    if prompt is not None and manifest is not None:
-        raise InputError("--prompt and --manifest exclude each other", allowed="one of them")
+    options.check_prompt(prompt, negative_prompt, manifest)
     given = options.load(
         job, settings, manifest=NO_MANIFEST if prompt is not None else manifest, model__id=model, sweep__seeds=seeds,
         sweep__guidance_scales=guidance_scales, sweep__num_inference_steps=steps, sweep__schedulers=schedulers,

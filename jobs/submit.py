@@ -61,6 +61,10 @@ def submit(
     limit: options.Limit = None,
     sample: options.Sample = None,
     retry_failed: options.RetryFailed = False,
+    max_images: options.MaxImages = None,
+    max_cost: options.MaxCost = None,
+    price: options.Price = None,
+    rate: options.Rate = None,
     as_json: options.AsJson = False,
     address: Address = None,
     runtime_env: RuntimeEnv = None,
@@ -74,10 +78,12 @@ def submit(
     """
     if limit is not None and sample is not None:
         raise InputError("--limit and --sample exclude each other", allowed="one of them")
+    options.check_rate(rate, price)
     given = {
         "--manifest": manifest, "--model": model, "--seeds": seeds, "--guidance-scales": guidance_scales,
         "--steps": steps, "--schedulers": schedulers, "--sizes": sizes, "--output": output, "--limit": limit,
-        "--sample": sample,
+        "--sample": sample, "--max-images": max_images, "--max-cost": max_cost, "--price-per-hour": price,
+        "--rate": rate,
     }  # fmt: skip
     flags = {"--skip-bad-rows": skip_bad_rows, "--retry-failed": retry_failed, "--json": as_json}
     words = [word for key, value in given.items() if value is not None for word in (key, str(value))]

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from pipeline.distributed.waves import Waves
 
 
+START_S_PER_WORKER = 0.05
+MOST_START_S = 30.0
+"""Over so long at most the workers of a launch begin to fetch its model."""
 ABANDONED = timedelta(days=1)
 """Of notes that killed launches left: none is of use after so long."""
 
@@ -202,6 +205,7 @@ class _Launch:
             cache_folder=self._options.cache_folder,
             launch_id=launch_id,
             watchdog_s=self._prepared.job.render.watchdog,
+            start_within_s=0.0 if model.source.here else min(MOST_START_S, pool.workers * START_S_PER_WORKER),
             drop_flagged=self._prepared.job.render.safety_checker == "drop",
             board=board,
         )

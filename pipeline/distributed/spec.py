@@ -54,6 +54,8 @@ class WorkerSpec:
     launch_id: str
     watchdog_s: float
     """A step of the engine that takes longer ends the process."""
+    start_within_s: float = 0.0
+    """Workers that have to fetch the model begin somewhen within this time, not all at once."""
     drop_flagged: bool = False
     """An image that the model's safety checker flags is a failure; it is loaded where ``model`` says so."""
     board: Any = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import socket
 import threading
 import time
@@ -27,6 +28,7 @@ from pipeline.distributed.watchdog import die, leave, watch
 from pipeline.distributed.worker_log import WorkerLog
 from pipeline.errors import DarkroomError, ModelError
 from pipeline.identity import part_id
+from pipeline.model.files import has_checker
 from pipeline.model.fingerprint import DigestCache, fingerprint
 from pipeline.output.attempts import Attempts, Process
 from pipeline.output.part import PartWriter
@@ -64,6 +66,7 @@ class RenderWorker:
         self._metrics = Metrics(tags, self._worked, lambda: self._in_hand)
 
     def _load(self, spec: WorkerSpec) -> None:
+        time.sleep(random.uniform(0.0, spec.start_within_s))
         folder = spec.model.folder()
         loras = spec.model.lora_files()
         found = fingerprint(folder, DigestCache(spec.cache_folder / "digests"), loras)
@@ -191,7 +194,7 @@ class RenderWorker:
 
 def _judge(spec: WorkerSpec, folder: Path) -> Callable[[Outcome], Outcome]:
     """What looks at every picture before it is stored."""
-    if not spec.model.checked:
+    if not (spec.model.checked and has_checker(folder)):
         return lambda outcome: outcome
     from pipeline.rendering.safety import Judge, load_checker  # loads torch
 

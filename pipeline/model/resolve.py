@@ -93,6 +93,11 @@ class ModelSource:
         """Whether it is in object storage."""
         return self.model_id.startswith("s3://")
 
+    @property
+    def here(self) -> bool:
+        """Whether it is built in or a folder, so that nothing has to be fetched."""
+        return not self.stored and self._here() is not None
+
     def folder(self, *, weights: bool = True) -> Path:
         """Where its files lie on this machine, fetched if need be; ``weights=False`` fetches JSON only.
 

@@ -124,7 +124,7 @@ def test_nothing_in_the_files_is_left_unexplained() -> None:
     text = "".join(path.read_text() for path in CLUSTER.rglob("*.yaml")) + (CLUSTER / "iam" / "render.json").read_text()
     assert set(re.findall(r"\b(?:BUCKET|REGISTRY|ACCOUNT)\b", text)) <= set(re.findall(r"`([A-Z]+)`", readme))
     for path in CLUSTER.rglob("*"):
-        if path.suffix in (".yaml", ".json"):
+        if path.suffix in (".yaml", ".yml", ".json"):
             assert f"`{path.relative_to(CLUSTER).as_posix()}`" in readme
 
 

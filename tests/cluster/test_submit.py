@@ -143,7 +143,8 @@ def test_a_job_is_followed_and_its_options_are_passed_on(
 def test_every_option_of_render_that_decides_what_is_rendered_is_passed_on(
     taker: Taker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine = set(inspect.signature(render.render).parameters) - {"address"}
+    """But for ``--prompt``: one picture is made where somebody looks at it."""
+    mine = set(inspect.signature(render.render).parameters) - {"address", "prompt", "negative_prompt"}
     assert mine < set(inspect.signature(jobs.submit.submit).parameters)
     words = [
         "--manifest",
@@ -158,7 +159,7 @@ def test_every_option_of_render_that_decides_what_is_rendered_is_passed_on(
         "2",
     ]
     words += ["--schedulers", "ddim", "--sizes", "32x32", "--output", "s3://b/x", "--sample", "2", "--skip-bad-rows"]
-    words += ["--retry-failed"]
+    words += ["--retry-failed", "--max-images", "9", "--max-cost", "1.5", "--price-per-hour", "2.0", "--rate", "3.0"]
     submitted(monkeypatch, *words)
     assert sorted(taker.words) == sorted(["darkroom", "render", *words])
 
