@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import tarfile
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -356,6 +357,22 @@ def test_the_card_is_the_same_for_the_same_content_and_leaves_others_alone(tmp_p
     store.put("README.md", b"my own")
     finalize(store)
     assert store.get("README.md") == b"my own"
+
+
+def test_a_few_pictures_are_in_the_card(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    write_run(store, RUN)
+    names = commit(store, *map(rendered, range(1, 9)))["file_name"].to_pylist()
+    finalize(store)
+    shown = re.findall(r"!\[([^]\n]*)\]\(([^)]+)\)", store.get("README.md").decode())
+    assert len(shown) == 4
+    assert {name for _, name in shown} < set(names)
+    assert all(store.head(name) for _, name in shown)
+    store = LocalStore(tmp_path / "packed")
+    write_run(store, replace(RUN, packing=packing_of("parquet")))
+    commit(store, rendered(1), facts=replace(FACTS, packing=packing_of("parquet")))
+    finalize(store)
+    assert b"![" not in store.get("README.md")
 
 
 def test_text_of_users_stays_text_in_the_card(tmp_path: Path) -> None:

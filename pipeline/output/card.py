@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
+import pyarrow.parquet as pq
 import yaml
 
 from pipeline.output.features import json_features, table_features
@@ -29,6 +30,7 @@ from pipeline.output.tables import AXES, FEW, few, schema_of
 from pipeline.storage.base import ObjectStore
 
 _MARK = "# Written by Darkroom, and again by every finalize until this line is taken out."
+SHOWN_IMAGES = 4
 _LICENSE = "# license: yours to choose before you publish; it depends on the model's"
 
 
@@ -44,7 +46,8 @@ def write_card(store: ObjectStore, images: Mapping[str, Table], failures: Table 
     head: dict[str, Any] = {}
     if any(table.rows for table in images.values()):
         head = {"configs": [_config(store, run.packing, images)], **_dataset_info(store, run.packing, images)}
-    card = _text(run, images, failures.rows if failures else 0, head).encode()
+    look = _look(store, run.packing, images)
+    card = _text(run, images, failures.rows if failures else 0, head, look).encode()
     if card != there:
         store.put(CARD_KEY, card)
 
@@ -84,7 +87,25 @@ def _dataset_info(store: ObjectStore, packing: Packing, images: Mapping[str, Tab
     return {"dataset_info": {"features": features}}
 
 
-def _text(run: Run, images: Mapping[str, Table], failed: int, head: dict[str, Any]) -> str:
+def _look(store: ObjectStore, packing: Packing, images: Mapping[str, Table]) -> str:
+    """A few pictures side by side, from the first table; nothing where they lie inside of other objects."""
+    first = next((key for key, table in images.items() if table.rows), None)
+    if first is None or packing.layout != "files":
+        return ""
+    with store.open(first) as file:
+        rows = pq.ParquetFile(file).read_row_group(0, columns=["file_name", "prompt"])
+    number = min(SHOWN_IMAGES, rows.num_rows)
+    shown = rows.take([index * rows.num_rows // number for index in range(number)]).to_pylist()
+    cells = "".join(f"| ![{_plain(row['prompt'])}]({row['file_name']}) " for row in shown)
+    return f"\n{'| ' * number}|\n{'|---' * number}|\n{cells}|\n"
+
+
+def _plain(prompt: str) -> str:
+    """Text that Markdown takes for nothing else."""
+    return re.sub(r"[^\w ,.'-]", " ", prompt)[:100].strip()
+
+
+def _text(run: Run, images: Mapping[str, Table], failed: int, head: dict[str, Any], look: str) -> str:
     column = EXTENSIONS[run.packing.format] if run.packing.layout == "webdataset" else IMAGE.name
     facts = {
         "images": sum(table.rows for table in images.values()),
@@ -105,7 +126,7 @@ def _text(run: Run, images: Mapping[str, Table], failed: int, head: dict[str, An
 ---
 
 # Rendered images
-
+{look}
 {_fenced("yaml", _yaml(facts))}
 
 `{named}` says what each image is: prompt, seed and all else that made it. `{FAILURES_KEY}`, where there is one,
