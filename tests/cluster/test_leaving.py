@@ -14,7 +14,7 @@ from tests.cluster.trial import PATIENCE_S, Scale, User, environment_of, worker_
 from tests.faults.launched import wait_until
 from tests.faults.oracle import examine, pixels_of
 
-SCALE = Scale(prompts=40, seeds=4, pause_s=0.12)
+SCALE = Scale(prompts=40, seeds=4, pause_s=0.35)
 
 
 @pytest.fixture
@@ -45,18 +45,18 @@ def drain(user: User, node_id: str) -> None:
 
 def test_a_pool_grows_and_a_node_leaves_without_loss(user: User) -> None:
     cluster, first = user.cluster, user.cluster.nodes[1]
-    job = user.submit("--json")
-    try:
-        assert wait_until(lambda: user.committed() > 2, PATIENCE_S), job.communicate(timeout=30)
-        (leaving,) = {str(line["node"]) for line in worker_lines(cluster)}
-        added = cluster.add()
-        assert wait_until(lambda: bool(added.render_workers()) or job.poll() is not None, PATIENCE_S)
-        assert job.poll() is None, "the pool grew before the job ended"
-        drain(user, leaving)
-        assert wait_until(lambda: not first.render_workers() or job.poll() is not None, PATIENCE_S)
-        said, err = job.communicate(timeout=PATIENCE_S)
-    finally:
-        job.kill()
+    with user.submit("--json") as job:
+        try:
+            assert wait_until(lambda: user.committed() > 2, PATIENCE_S), job.communicate(timeout=30)
+            (leaving,) = {str(line["node"]) for line in worker_lines(cluster)}
+            added = cluster.add()
+            assert wait_until(lambda: bool(added.render_workers()) or job.poll() is not None, PATIENCE_S)
+            assert job.poll() is None, "the pool grew before the job ended"
+            drain(user, leaving)
+            assert wait_until(lambda: not first.render_workers() or job.poll() is not None, PATIENCE_S)
+            said, err = job.communicate(timeout=PATIENCE_S)
+        finally:
+            job.kill()
     assert job.returncode == 3, "of the row that cannot be rendered: " + said + err
     assert f"node {leaving[:8]} is about to leave" in said + err
     store = open_store(str(user.output))

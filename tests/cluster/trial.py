@@ -1,6 +1,7 @@
 """A job submitted to three nodes, one of which is killed and one added while it runs; then everything is counted."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -90,7 +91,13 @@ class User:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            preexec_fn=_hear_ctrl_c,
         )
+
+
+def _hear_ctrl_c() -> None:
+    """Whoever runs the tests in the background may have it ignored, by all children too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
