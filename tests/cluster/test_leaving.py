@@ -14,7 +14,7 @@ from tests.cluster.trial import PATIENCE_S, Scale, User, environment_of, worker_
 from tests.faults.launched import wait_until
 from tests.faults.oracle import examine, pixels_of
 
-SCALE = Scale(prompts=40, seeds=4, pause_s=0.35)
+SCALE = Scale(prompts=40, seeds=4, pause_s=0.25)
 
 
 @pytest.fixture
@@ -65,4 +65,5 @@ def test_a_pool_grows_and_a_node_leaves_without_loss(user: User) -> None:
     begun = len((cluster.folder / "ledger").read_text().splitlines())
     assert begun == held.images, "an image was begun twice"
     summary = json.loads(next(line for line in said.splitlines() if line.startswith('{"output"')))
-    assert (summary["worker_deaths"], summary["workers"]) == (0, 2)
+    assert summary["worker_deaths"] == 0
+    assert summary["workers"] >= 2
