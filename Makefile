@@ -46,7 +46,7 @@ lint: setup
 test: lint
 	$(BIN)/python -m tests.servers.swift_install
 	$(BIN)/python -m pytest -q tests/rendering
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --ignore tests/rendering
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --ignore tests/rendering --ignore tests/cluster/test_leaving.py
 
 # Half an hour and more: real processes are killed.
 faults: setup
@@ -56,6 +56,7 @@ faults: setup
 # A Ray head and nodes on loopback, ten processes and more; a few minutes.
 cluster: setup
 	$(BIN)/python -m tests.cluster
+	$(BIN)/python -m pytest -q tests/cluster/test_leaving.py
 
 shapes-accuracy: setup
 	$(BIN)/python -m benchmarks.shapes_accuracy
