@@ -1,27 +1,24 @@
 """``darkroom contact-sheet``: a page of thumbnails over a run's sweep, which opens from disk."""
 
 import os
-import time
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
 
 import typer
-from rich.console import Console
 
 from jobs import options
 from jobs.runs import open_run
+from jobs.status_line import StatusLine
 from pipeline.errors import InputError, OutputError
 from pipeline.output.layout import DATA_PREFIX, IMAGES_PREFIX, PARTS_PREFIX, RUN_KEY, SHARDS_PREFIX
 from pipeline.output.run import read_run
 from pipeline.report.contact_sheet import PAGE_KEY, Made, build
-from pipeline.report.filling import Filling
 from pipeline.storage.base import ObjectStore
 from pipeline.storage.local import LocalStore
 
 FOLDER = "contact-sheet"
 _TAKEN = {prefix.partition("/")[0] for prefix in (RUN_KEY, PARTS_PREFIX, IMAGES_PREFIX, SHARDS_PREFIX, DATA_PREFIX)}
-_LOG_EVERY_S = 10.0
 
 
 def contact_sheet(
@@ -48,13 +45,13 @@ def contact_sheet(
     store = open_run(output, options.s3_settings(endpoint_url, region))
     folder = _folder(store, to)
     pictures = _pictures(store, folder)
-    with _Display() as display:
+    with StatusLine("reading what is committed") as line:
         made = build(
             store,
             LocalStore(folder),
             pictures=pictures,
             previews=pictures is None if previews is None else previews,
-            on_progress=display.update,
+            on_progress=lambda filling: line.update(f"{filling.made:,} of {filling.to_make:,} thumbnails"),
         )
     typer.echo(_as_text(made))
     if made.lost:
@@ -84,34 +81,6 @@ def _pictures(store: ObjectStore, folder: Path) -> str | None:
     if not isinstance(store, LocalStore) or run is None or run.packing.layout != "files":
         return None
     return quote(os.path.relpath(os.path.realpath(store.uri), os.path.realpath(folder))) + "/"
-
-
-class _Display:
-    """Use as a context: how far it is, a live line on a terminal and a plain one now and then in a log."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True, highlight=False)
-        self._live = console.is_terminal
-        self._status = console.status("reading what is committed")
-        self._logged = time.monotonic()
-
-    def __enter__(self) -> "_Display":
-        self._status.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._status.stop()
-
-    def update(self, filling: Filling) -> None:
-        now = time.monotonic()
-        if now - self._logged < (0.1 if self._live else _LOG_EVERY_S):
-            return
-        self._logged = now
-        line = f"{filling.made:,} of {filling.to_make:,} thumbnails"
-        if self._live:
-            self._status.update(line)
-        else:
-            typer.echo(line, err=True)
 
 
 def _as_text(made: Made) -> str:

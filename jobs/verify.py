@@ -1,16 +1,15 @@
 """``darkroom verify``: reads a run again, says what is missing, corrupt or nobody's, mends and cleans when told to."""
 
 import json
-import time
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
-from rich.console import Console
 
 from jobs import options
 from jobs.runs import open_run
+from jobs.status_line import StatusLine
 from pipeline.errors import InputError
 from pipeline.output.checks import What
 from pipeline.output.finalize import finalize
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 _SHOWN = 20
 _ORPHANS_SHOWN = 5
-_LOG_EVERY_S = 10.0
 
 
 def verify(
@@ -59,8 +57,8 @@ def verify(
         _rerender(store, again, as_json)
         return
     before = datetime.now(UTC) - timedelta(hours=older_than)
-    with _Display() as display:
-        found = read_again(store, display.update)
+    with StatusLine("reading") as line:
+        found = read_again(store, lambda reading: line.update(_line(reading)))
     facts = _facts(found, before)
     if clean:
         facts["orphans"]["deleted"] = delete_orphans(store, found.orphans, before) if found.certain else 0
@@ -78,33 +76,9 @@ def verify(
         raise typer.Exit(1)
 
 
-class _Display:
-    """Use as a context: how far reading is, a live line on a terminal and a plain one now and then in a log."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True, highlight=False)
-        self._live = console.is_terminal
-        self._status = console.status("reading")
-        self._logged = time.monotonic()
-
-    def __enter__(self) -> "_Display":
-        self._status.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._status.stop()
-
-    def update(self, reading: Reading) -> None:
-        now = time.monotonic()
-        if now - self._logged < (0.1 if self._live else _LOG_EVERY_S):
-            return
-        self._logged = now
-        objects = f"{reading.objects:,} objects, {_size(reading.size_bytes)}"
-        line = f"part {reading.parts_read:,} of {reading.parts:,}: {objects}"
-        if self._live:
-            self._status.update(line)
-        else:
-            typer.echo(line, err=True)
+def _line(reading: Reading) -> str:
+    objects = f"{reading.objects:,} objects, {_size(reading.size_bytes)}"
+    return f"part {reading.parts_read:,} of {reading.parts:,}: {objects}"
 
 
 def _facts(found: Verified, before: datetime) -> dict[str, Any]:
