@@ -78,8 +78,10 @@ def _as_text(facts: dict[str, Any]) -> str:
          f"{facts['raw_bytes'] / 1e9:,.2f} GB of pixels before compression"),
     ]  # fmt: skip
     if "hours" in facts:
-        cost = f", {facts['cost']:,.2f} at {facts['price_per_hour']:g} per hour" if "cost" in facts else ""
-        lines.append(("time", f"{_hours(facts)} at {_rate(facts)}{cost}"))
+        lines.append(("time", f"{_hours(facts)} at {_rate(facts)}"))
+    if "cost" in facts:
+        price = f"{facts['hours']:,.3f} hours at {facts['price_per_hour']:g} for all workers together"
+        lines.append(("cost", f"{facts['cost']:,.2f} ({price})"))
     return "\n".join(f"{name:<10} {text}" for name, text in lines)
 
 

@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from pipeline.distributed.pace import Pace, left_s
+from pipeline.distributed.pace import images_per_s, left_s
 from pipeline.distributed.report import Progress
 from pipeline.rendering.counters import EngineCounters
 
@@ -42,7 +42,7 @@ class Display:
         self._said = Text(style="dim")
         shown = Group(self._phase, self._bar, self._said)
         self._live = Live(shown, console=self._console, refresh_per_second=4)
-        self._pace: Pace | None = None
+        self._began: float | None = None
         self._logged = 0.0
 
     def __enter__(self) -> "Display":
@@ -57,7 +57,7 @@ class Display:
 
     def tell(self, sentence: str) -> None:
         if sentence.startswith("loading"):
-            self._pace = self._pace or Pace(time.monotonic())
+            self._began = self._began or time.monotonic()
         if not self._console.is_terminal:
             print(sentence, file=sys.stderr, flush=True)
         elif sentence.startswith("warning"):
@@ -68,9 +68,7 @@ class Display:
 
     def update(self, progress: Progress) -> None:
         now = time.monotonic()
-        self._pace = self._pace or Pace(now)
-        self._pace.note(now, progress)
-        said = describe(progress, self._pace, now)
+        said = describe(progress, now, now - (self._began or now))
         if self._console.is_terminal:
             self._end_phase()
             if self._images is None:
@@ -89,12 +87,12 @@ class Display:
             self._phase.remove_task(task.id)
 
 
-def describe(progress: Progress, pace: Pace, now_s: float) -> str:
-    """Images a second, the time left, who works and what the time goes to."""
+def describe(progress: Progress, now_s: float, elapsed_s: float) -> str:
+    """Images a second now and since loading began, the time left, who works and what the time goes to."""
     parts = []
-    if (average := pace.images_per_s) is not None:
-        recently = pace.images_per_s_now
-        parts.append(f"{average:.1f} images/s" + (f" (now {recently:.1f})" if recently is not None else ""))
+    if (rate := images_per_s(now_s, progress)) is not None:
+        average = f" ({progress.images / elapsed_s:.1f} since the start)" if elapsed_s > 0 else ""
+        parts.append(f"{rate:.1f} images/s{average}")
     if (left := left_s(now_s, progress)) is not None:
         parts.append(f"{duration(left)} left")
     if progress.failed:

@@ -75,9 +75,6 @@ def render(
         return
 
     address = address or os.environ.get("RAY_ADDRESS")
-    if address is None:
-        # Ray's core warns on the terminal of what Ray Data does by design; set this to `warning` to see it.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Imported late: bad input is told about before torch and Ray are loaded, which takes seconds.
     from jobs.progress import Display
     from pipeline.distributed.launch import LaunchOptions, launch
@@ -103,7 +100,7 @@ def render(
 def _as_text(report: "Report") -> str:
     from jobs.progress import duration
 
-    pace = f" ({report.images_per_s:.2f} images/s)" if report.images_per_s else ""
+    pace = f" ({report.images_per_s:.2f} images/s while workers were there)" if report.images_per_s else ""
     lines = [
         f"rendered   {report.ok:,} images in {duration(report.elapsed_s)}{pace}",
         f"committed  {report.finalized.ok:,} images in {report.output_uri}",

@@ -137,7 +137,9 @@ def _next(found: Verified, facts: dict[str, Any], output: str) -> list[str]:
         return ["next       make all of it readable for the user who runs Darkroom, and verify again"]
     if found.damage:
         return [f"next       darkroom verify {output} --drop-damaged", f"           then {again}"]
-    return [f"next       darkroom finalize {output}"] if found.faults else []
+    if found.faults:
+        return [f"next       darkroom finalize {output}"]
+    return ["intact     everything is as it was written"]
 
 
 def _rerender(store: ObjectStore, number: int, as_json: bool) -> None:

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from jobs.progress import Display, describe
-from pipeline.distributed.pace import Pace, left_s
+from pipeline.distributed.pace import images_per_s, left_s
 from pipeline.distributed.report import Progress, Telling
 from pipeline.planning.amount import Amount
 from pipeline.rendering.counters import EngineCounters
@@ -48,22 +48,20 @@ def test_a_process_that_is_gone_counts_for_nothing() -> None:
     assert left_s(1000.0, at(50, 1000, gone, alive)) == pytest.approx(1000 / 10 - 10)
 
 
-def test_the_rate_now_is_that_of_the_last_minute() -> None:
-    pace = Pace(0.0)
-    for second in range(0, 200, 10):
-        done = second if second < 100 else 100 + 3 * (second - 100)
-        pace.note(float(second), at(done, done))
-    assert pace.images_per_s == pytest.approx((100 + 3 * 90) / 190)
-    assert pace.images_per_s_now == pytest.approx(3.0)
+def test_the_rate_is_the_one_that_the_time_left_counts_with() -> None:
+    telling = Telling(at_s=20.0, evaluations=400, busy_s=9.0, committed=400, first_at_s=10.0, first_evaluations=200)
+    progress = at(19, 400, telling)
+    assert images_per_s(20.0, progress) == pytest.approx(1.0), "20 evaluations a second, 20 for an image"
+    assert left_s(20.0, progress) == pytest.approx(80.0)
+    assert images_per_s(20.0, at(0, 0)) is None
 
 
 def test_what_is_said_of_it() -> None:
-    pace = Pace(0.0)
-    for second in (10, 20):
-        pace.note(float(second), at(second - 1, 20 * second, failed=1))
     telling = Telling(at_s=20.0, evaluations=400, busy_s=9.0, committed=400, first_at_s=10.0, first_evaluations=200)
-    said = describe(at(19, 400, telling, failed=1), pace, 20.0)
-    assert said == "1.0 images/s, 1:20 left, 1 failed, 2 workers, prompts 5% denoising 85% decoding 10%"
+    said = describe(at(19, 400, telling, failed=1), 20.0, 40.0)
+    assert said == (
+        "1.0 images/s (0.5 since the start), 1:20 left, 1 failed, 2 workers, prompts 5% denoising 85% decoding 10%"
+    )
 
 
 def test_phases_stay_with_their_time_and_logs_have_plain_lines(

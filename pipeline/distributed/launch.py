@@ -14,6 +14,7 @@ import pipeline
 from pipeline.config import PoolSection
 from pipeline.distributed.binding import ModelFiles, bind, check_still_bound, find_model
 from pipeline.distributed.outcomes import Tally
+from pipeline.distributed.pace import evaluations_per_s
 from pipeline.distributed.report import Progress, Report, Tell
 from pipeline.distributed.spec import Pool, WorkerSpec
 from pipeline.errors import JobFileError, OutputError, StoreError
@@ -138,6 +139,10 @@ class _Launch:
         if self._options.address is None:
             # Ray's switch for machines that are no cluster: it stays on loopback. Else it listens on every interface.
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+            # Its core warns on the terminal of what Ray Data does by design; set it to `warning` to see it.
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        # A thread that is late shall not start a Ray of its own when ours has ended.
+        os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
         # Imported here: Ray takes seconds, which only a launch that has something to render should pay.
         from pipeline.distributed.added import Added
         from pipeline.distributed.draining import watched
@@ -285,7 +290,8 @@ def _finished(note: LaunchNote, waves: "Waves", added_key: str | None) -> Launch
         ok=progress.ok,
         failed=progress.failed,
         images_per_s=waves.per_second(progress.images),
-        evaluations_per_s=waves.per_second(progress.evaluations),
+        evaluations_per_s=evaluations_per_s(progress.tellings) or waves.per_second(progress.evaluations),
+        workers=progress.workers,
     )
 
 

@@ -85,6 +85,6 @@ def read_notes(store: ObjectStore) -> Iterator[LaunchNote]:
 
 
 def measured_rate(notes: Iterable[LaunchNote]) -> float | None:
-    """Evaluations per second of the last launch that tells; all its workers together, loading included."""
+    """Evaluations per second of the last launch that tells; all its engines together while they worked."""
     told = [note.evaluations_per_s for note in notes if note.evaluations_per_s]
     return told[-1] if told else None

@@ -13,7 +13,7 @@ class Pace:
     images_per_s: float | None = None
     """Given; counts before what was measured."""
     evaluations_per_s: float | None = None
-    """Measured, the loading of models included: it holds for other step counts too."""
+    """Measured while engines worked: it holds for other step counts too, and knows nothing of starting and loading."""
 
     def hours(self, work: Amount) -> float | None:
         """None where neither is known."""
