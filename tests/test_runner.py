@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import pyarrow as pa
 import pytest
+import torch
 
 from pipeline.distributed.runner import ShardRunner
 from pipeline.distributed.shards import distinct
@@ -212,6 +213,15 @@ def test_a_store_that_fails_fails_its_shard_and_commits_nothing_half(
         runner.submit(shard_of(*range(4, 12))).result(timeout=30)
     runner.close()
     assert len(list(store.list("metadata/"))) == 1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny models are drawn ten times as fast by one thread, and on a busy machine a hundred times."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
