@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, JobBrokenError, ObjectMissingError
-from pipeline.export.scratch import local_disk, scratch_file
 from pipeline.output.finalized import read_finalized
 from pipeline.output.index import part_keys
 from pipeline.output.layout import DATA_PREFIX, EXTENSIONS, object_of, part_of_key
+from pipeline.output.local_disk import EXPORTING, local_disk, temporary_file
 from pipeline.output.outcomes import UNREADABLE
 from pipeline.output.run import Run, read_run
 from pipeline.output.schema import IMAGE
@@ -152,10 +152,10 @@ class _Table:
 
 
 def _copy(read: Callable[[int, int], bytes]) -> BufferedRandom:
-    file, start = scratch_file(), 0
+    file, start = temporary_file(EXPORTING), 0
     try:
         while chunk := read(start, _COPY_BYTES):
-            with local_disk():
+            with local_disk(EXPORTING):
                 file.write(chunk)
             start += len(chunk)
             if len(chunk) < _COPY_BYTES:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import OutputError, StoreError
 from pipeline.export.committed import Committed, Row
-from pipeline.export.scratch import local_disk, scratch_file
+from pipeline.output.local_disk import EXPORTING, local_disk, temporary_file
 from pipeline.output.parallel import in_parallel
 from pipeline.storage.base import ObjectStore
 
@@ -59,7 +59,7 @@ class TableFile:
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema, self._held = schema, list[Mapping[str, Any]]()
-        self._file = scratch_file()
+        self._file = temporary_file(EXPORTING)
         self._writer = pq.ParquetWriter(self._file, schema, compression="zstd")
 
     def __enter__(self) -> "TableFile":
@@ -85,7 +85,7 @@ class TableFile:
     def _write(self) -> None:
         if not self._held:
             return
-        with local_disk():
+        with local_disk(EXPORTING):
             self._writer.write_table(pa.Table.from_pylist(self._held, schema=self._schema))
         self._held = []
 
@@ -94,7 +94,7 @@ class TarFile:
     """A tar whose bytes follow from its members. Use as a context."""
 
     def __init__(self) -> None:
-        self._file = scratch_file()
+        self._file = temporary_file(EXPORTING)
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  # below
 
     def __enter__(self) -> "TarFile":
@@ -106,7 +106,7 @@ class TarFile:
     def add(self, name: str, body: bytes) -> None:
         member = tarfile.TarInfo(name)
         member.size = len(body)
-        with local_disk():
+        with local_disk(EXPORTING):
             self._tar.addfile(member, io.BytesIO(body))
 
     def put(self, destination: ObjectStore, key: str) -> None:

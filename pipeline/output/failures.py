@@ -10,12 +10,12 @@ from pipeline.identity import IdSet
 from pipeline.output.finalized import read_finalized
 from pipeline.output.index import CommittedIndex, part_keys
 from pipeline.output.layout import FAILURES_KEY, part_of_key
+from pipeline.output.local_disk import SORTING, temporary_file
 from pipeline.output.outcomes import UNREADABLE, ids_of_hex, ok_of
 from pipeline.output.parallel import in_parallel
 from pipeline.output.part import read_part
 from pipeline.output.precedence import one_per_task
 from pipeline.output.schema import METADATA_SCHEMA
-from pipeline.output.sorting import temporary_file
 from pipeline.output.tables import batches, fetch
 from pipeline.storage.base import ObjectStore
 
@@ -43,7 +43,7 @@ def _in_table(store: ObjectStore, failed: IdSet) -> Iterator[pa.Table]:
     table = read_finalized(store).tables.get(FAILURES_KEY)
     if table is None:
         return
-    with temporary_file() as file:
+    with temporary_file(SORTING) as file:
         try:
             sound = fetch(store, FAILURES_KEY, table, file)
         except ObjectMissingError:

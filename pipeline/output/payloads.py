@@ -6,21 +6,19 @@ follows from tasks and pixels alone: no time, host, attempt or version, so that 
 
 import hashlib
 import os
-import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
-from io import BufferedRandom
 from typing import BinaryIO, Protocol
 
 import pyarrow as pa
 
-from pipeline.errors import StoreUnavailableError
 from pipeline.output.archives import write_table, write_tar
 from pipeline.output.encode import EncodedImage
 from pipeline.output.layout import EXTENSIONS, Packing, data_key, image_key, shard_key
+from pipeline.output.local_disk import GATHERING, local_disk, temporary_file
 from pipeline.storage.base import ObjectStore
 
 
@@ -96,8 +94,8 @@ class Gathered:
     def store(self, part_id: str, rows: pa.Table) -> Stored:
         if not rows.num_rows:
             return Stored(file_names=[])
-        with closing(_temporary_file()) as file:
-            with _local_disk():
+        with closing(temporary_file(GATHERING)) as file:
+            with local_disk(GATHERING):
                 self._write(file, rows, self._spool.read, self._extension)
                 size = file.seek(0, os.SEEK_END)
                 file.seek(0)
@@ -114,13 +112,13 @@ class _Spool:
     """Bytes by name in a temporary file: added from any thread, read from one after the last was added."""
 
     def __init__(self) -> None:
-        self._file = _temporary_file()
+        self._file = temporary_file(GATHERING)
         weakref.finalize(self, self._file.close)
         self._places: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
 
     def add(self, name: str, body: bytes) -> None:
-        with self._lock, _local_disk():
+        with self._lock, local_disk(GATHERING):
             start = self._file.seek(0, os.SEEK_END)
             self._file.write(body)
             self._places[name] = start, len(body)
@@ -129,21 +127,3 @@ class _Spool:
         start, length = self._places[name]
         self._file.seek(start)
         return self._file.read(length)
-
-
-def _temporary_file() -> BufferedRandom:
-    """A file without a name: a process that is killed leaves none behind."""
-    with _local_disk():
-        return tempfile.TemporaryFile()
-
-
-@contextmanager
-def _local_disk() -> Iterator[None]:
-    """Says which disk it is that is full, and what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreUnavailableError(
-            f"images cannot be gathered in {tempfile.gettempdir()}: {error.strerror or error}. "
-            "Free some space there, or set TMPDIR to a folder on another disk, and run again"
-        ) from error

@@ -17,10 +17,11 @@ from pipeline.output.extras import conformed, united, with_texts
 from pipeline.output.finalized import Left, Table, forget_finalized
 from pipeline.output.index import CommittedIndex
 from pipeline.output.layout import FAILURES_KEY, METADATA_KEY
+from pipeline.output.local_disk import SORTING, temporary_file
 from pipeline.output.outcomes import UNREADABLE, ids_of_hex, ok_of
 from pipeline.output.parallel import in_parallel
 from pipeline.output.part import read_part
-from pipeline.output.sorting import Sorter, merged, temporary_file
+from pipeline.output.sorting import Sorter, merged
 from pipeline.storage.base import ObjectStore
 
 
@@ -112,7 +113,7 @@ class _Renewal:
         return (conformed(rows, schema) for rows in tables.batches(self._local(key, self._images[key])))
 
     def _local(self, key: str, table: Table) -> BufferedRandom:
-        file = self._files.enter_context(temporary_file())
+        file = self._files.enter_context(temporary_file(SORTING))
         with suppress(ObjectMissingError):
             if tables.fetch(self._store, key, table, file):
                 return file

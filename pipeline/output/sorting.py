@@ -2,9 +2,7 @@
 merged. Parts may come in any order.
 """
 
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from io import BufferedRandom
 
 import numpy as np
@@ -12,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.errors import StoreUnavailableError
 from pipeline.output.extras import conformed
+from pipeline.output.local_disk import SORTING, local_disk, temporary_file
 from pipeline.output.precedence import Ranks, counting, joined, ranks_of
 from pipeline.output.requests import ORDER
 from pipeline.output.schema import METADATA_SCHEMA
@@ -88,7 +86,7 @@ class Sorter:
         for held in filter(None, self._held):
             rows = pa.concat_tables(held).combine_chunks()
             held.clear()
-            self._runs.append(temporary_file())
+            self._runs.append(temporary_file(SORTING))
             _write_run(self._runs[-1], rows.take(_order(rows)))
         self._held_rows = self._held_bytes = 0
 
@@ -134,31 +132,13 @@ class _Head:
         return bool(pieces)
 
 
-def temporary_file() -> BufferedRandom:
-    """A file without a name: a process that is killed leaves none behind."""
-    with local_disk():
-        return tempfile.TemporaryFile()
-
-
-@contextmanager
-def local_disk() -> Iterator[None]:
-    """Says which disk it is that is full, and what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreUnavailableError(
-            f"tables cannot be sorted in {tempfile.gettempdir()}: {error.strerror or error}. "
-            "Free some space there, or set TMPDIR to a folder on another disk, and run again"
-        ) from error
-
-
 def _order(rows: pa.Table) -> pa.Array:
     return pc.sort_indices(rows.select([name for name, _ in _KEYS]), sort_keys=_KEYS)
 
 
 def _write_run(file: BufferedRandom, rows: pa.Table) -> None:
     options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with local_disk(), pa.ipc.new_file(file, rows.schema, options=options) as writer:
+    with local_disk(SORTING), pa.ipc.new_file(file, rows.schema, options=options) as writer:
         writer.write_table(rows, max_chunksize=BATCH_ROWS)
 
 

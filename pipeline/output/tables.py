@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from pipeline.identity import Ids, IdSet
 from pipeline.output.finalized import Table
 from pipeline.output.layout import IMAGES_PREFIX, METADATA_KEY
+from pipeline.output.local_disk import SORTING, local_disk, temporary_file
 from pipeline.output.orphans import key_ids
-from pipeline.output.sorting import BATCH_ROWS, local_disk, temporary_file
+from pipeline.output.sorting import BATCH_ROWS
 from pipeline.storage.base import ObjectInfo, ObjectStore
 
 TABLE_ROWS = 5_000_000
@@ -76,8 +77,8 @@ class Rows:
 def put_table(store: ObjectStore, key: str, rows: Rows, number: int) -> Table:
     """Write the next ``number`` rows. Groups are of one size, whatever pieces come: equal rows make equal bytes."""
     facts = _Facts()
-    with temporary_file() as file:
-        with local_disk(), pq.ParquetWriter(file, rows.schema, compression="zstd") as writer:
+    with temporary_file(SORTING) as file:
+        with local_disk(SORTING), pq.ParquetWriter(file, rows.schema, compression="zstd") as writer:
             while facts.rows < number:
                 group = rows.take(min(_GROUP_ROWS, number - facts.rows))
                 assert group.num_rows, f"{facts.rows:,} of {number:,} rows came"
@@ -97,7 +98,7 @@ def fetch(store: ObjectStore, key: str, wanted: Table, file: BufferedRandom) -> 
     for start in range(0, wanted.bytes, _COPY_BYTES):
         chunk = store.get_range(key, start, _COPY_BYTES)
         digest.update(chunk)
-        with local_disk():
+        with local_disk(SORTING):
             file.write(chunk)
     return digest.hexdigest() == wanted.sha256
 
