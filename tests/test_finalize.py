@@ -143,6 +143,21 @@ def test_tables_are_what_the_parts_say(lives: Any, limit: int, data: st.DataObje
                 check_nothing_is_written(store)
 
 
+@pytest.mark.parametrize("before", [None, 1])
+def test_files_of_an_attempt_that_had_to_start_again_go(
+    tmp_path: Path, before: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the failures show that the column has to be text: the images' files are there by then."""
+    monkeypatch.setattr(tables, "TABLE_ROWS", 1)
+    store = LocalStore(tmp_path)
+    if before:
+        put(store, [(9, True, 0), (10, True, 0)], 0, before)
+        check(store, finalize(store))
+    put(store, [(0, True, 0), (1, True, 0)], 1, 2.5)
+    put(store, [(2, False, 0)], 2, 2**60 + 1)
+    check(store, finalize(store))
+
+
 class Sealed(LocalStore):
     """Cannot be changed."""
 

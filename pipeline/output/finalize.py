@@ -63,12 +63,11 @@ def finalize(store: ObjectStore, *, reread: bool = False) -> Finalized:
 
 
 def _round(store: ObjectStore, reread: bool, ours: set[str]) -> Finalized:
-    """``ours``: keys of the tables that earlier rounds wrote; those of this one are added."""
+    """``ours``: keys of the tables that earlier rounds wrote, whatever became of them; those of this one are added."""
     index, before = load_index(store), read_finalized(store)
     parts = _parts(index)
     base = _standing(store, before, parts, reread)
-    written, asked = _tables(store, index, parts, base), asked_digest(store)
-    ours |= written.keys() - base.tables.keys()
+    written, asked = _tables(store, index, parts, base, ours), asked_digest(store)
     same = (written, asked) == (_without_requests(base), base.asked)
     requests = (same and base.tables.get(REQUESTS_KEY)) or put_requests(store, written)
     failures = written.get(FAILURES_KEY)
@@ -140,15 +139,17 @@ def _stands(store: ObjectStore, key: str, table: Table) -> bool:
     return info is not None and info.size_bytes == table.bytes
 
 
-def _tables(store: ObjectStore, index: CommittedIndex, parts: Mapping[str, str], base: Left) -> dict[str, Table]:
+def _tables(
+    store: ObjectStore, index: CommittedIndex, parts: Mapping[str, str], base: Left, ours: set[str]
+) -> dict[str, Table]:
     new = [key for name, key in parts.items() if name not in base.parts]
     if base.tables and not new:
         return _without_requests(base)
     try:
-        return renewed(store, index, base, new)
+        return renewed(store, index, base, new, ours)
     except OutgrownError:
         assert base.tables
-        return renewed(store, index, Left(), parts.values())
+        return renewed(store, index, Left(), parts.values(), ours)
 
 
 def _without_requests(left: Left) -> dict[str, Table]:

@@ -29,21 +29,23 @@ class OutgrownError(Exception):
     """What is new cannot stand beside what the tables have: rows would have to change, or types of columns."""
 
 
-def renewed(store: ObjectStore, index: CommittedIndex, base: Left, new: Iterable[str]) -> dict[str, Table]:
+def renewed(
+    store: ObjectStore, index: CommittedIndex, base: Left, new: Iterable[str], put: set[str]
+) -> dict[str, Table]:
     """The tables of images and failures, by key, once the rows of ``new`` parts are among those that ``base`` has.
 
-    Raises ``OutgrownError``, which it does not do without tables to begin with, and ``JobBrokenError`` naming a part
+    The key of each table that is written is added to ``put``, also where it comes to nothing in the end. Raises ``OutgrownError``, which it does not do without tables to begin with, and ``JobBrokenError`` naming a part
     that cannot be read.
     """
     with ExitStack() as files:
-        renewal = _Renewal(store, index, base, files)
+        renewal = _Renewal(store, index, base, files, put)
         renewal.gather(new)
         return renewal.write()
 
 
 class _Renewal:
-    def __init__(self, store: ObjectStore, index: CommittedIndex, base: Left, files: ExitStack) -> None:
-        self._store, self._index, self._files = store, index, files
+    def __init__(self, store: ObjectStore, index: CommittedIndex, base: Left, files: ExitStack, put: set[str]) -> None:
+        self._store, self._index, self._files, self._written = store, index, files, put
         self._images = {key: table for key, table in base.tables.items() if tables.is_table_key(key)}
         self._failures = base.tables.get(FAILURES_KEY)
         self._ok, self._failed = files.enter_context(Sorter()), files.enter_context(Sorter())
@@ -80,7 +82,7 @@ class _Renewal:
         if self._failures_change():
             rows = tables.Rows(merged(self._failed.runs(schema)), schema)
             forget_finalized(self._store)
-            written[FAILURES_KEY] = tables.put_table(self._store, FAILURES_KEY, rows, len(self._index.failed))
+            written[FAILURES_KEY] = self._put(FAILURES_KEY, rows, len(self._index.failed))
         elif self._failures:
             written[FAILURES_KEY] = self._failures
         return written
@@ -95,10 +97,14 @@ class _Renewal:
         count = self._new_images + sum(self._images[key].rows for key in taken)
         if count <= tables.TABLE_ROWS and not written:
             forget_finalized(self._store)
-            return {METADATA_KEY: tables.put_table(self._store, METADATA_KEY, rows, count)}
+            return {METADATA_KEY: self._put(METADATA_KEY, rows, count)}
         for key, start in zip(tables.new_keys(self._store), range(0, count, tables.TABLE_ROWS), strict=False):
-            written[key] = tables.put_table(self._store, key, rows, min(tables.TABLE_ROWS, count - start))
+            written[key] = self._put(key, rows, min(tables.TABLE_ROWS, count - start))
         return written
+
+    def _put(self, key: str, rows: tables.Rows, number: int) -> Table:
+        self._written.add(key)
+        return tables.put_table(self._store, key, rows, number)
 
     def _failures_change(self) -> bool:
         if self._failures is None:
