@@ -34,8 +34,9 @@ def renewed(
 ) -> dict[str, Table]:
     """The tables of images and failures, by key, once the rows of ``new`` parts are among those that ``base`` has.
 
-    The key of each table that is written is added to ``put``, also where it comes to nothing in the end. Raises ``OutgrownError``, which it does not do without tables to begin with, and ``JobBrokenError`` naming a part
-    that cannot be read.
+    The key of each table that is written is added to ``put``, also where it comes to nothing in the end. Raises
+    ``OutgrownError``, which it does not do without tables to begin with, and ``JobBrokenError`` naming a part that
+    cannot be read.
     """
     with ExitStack() as files:
         renewal = _Renewal(store, index, base, files, put)
