@@ -51,6 +51,8 @@ from pipeline.storage.s3_settings import S3Settings
 STEPS = 25
 SHARD_IMAGES = 2
 """One prompt with two seeds."""
+MEASURED = "measured.json"
+"""Where the process of a line leaves it: Ray has the standard output too."""
 WORKER_TITLE = "MapWorker"
 """In the title that Ray gives a worker's process."""
 COLUMNS = (
@@ -229,9 +231,10 @@ def in_a_process(workers: int, shards: int, shard_s: float) -> Measured:
         Path(folder, "token").write_text("a" * 64)
         words = ["-m", "benchmarks.dispatch", "--measure", folder, str(workers), str(shards), str(shard_s)]
         done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{workers} workers ended with {done.returncode}:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
-    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+        if done.returncode:
+            said = f"{done.stdout[-4000:]}{done.stderr[-4000:]}"
+            raise SystemExit(f"{workers} workers ended with {done.returncode}:\n{said}")
+        return Measured(**json.loads(Path(folder, MEASURED).read_text()))
 
 
 def main() -> None:
@@ -243,7 +246,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.measure:
         folder, workers, shards, shard_s = given.measure
-        print(json.dumps(asdict(measure(Path(folder), int(workers), int(shards), float(shard_s)))))
+        measured = measure(Path(folder), int(workers), int(shards), float(shard_s))
+        Path(folder, MEASURED).write_text(json.dumps(asdict(measured)))
         return
     cores, versions = len(os.sched_getaffinity(0)), f"Python {platform.python_version()}, ray {version('ray')}"
     print(f"{platform.machine()}, {cores} core(s); {versions}; {given.shards} shards of {given.shard_s:g} s per worker")

@@ -1,6 +1,8 @@
 """``darkroom contact-sheet``: a page of thumbnails over a run's sweep, which opens from disk."""
 
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -35,6 +37,7 @@ def contact_sheet(
             show_default=False,
         ),
     ] = None,
+    as_json: options.AsJson = False,
     endpoint_url: options.EndpointUrl = None,
     region: options.Region = None,
 ) -> None:
@@ -53,10 +56,10 @@ def contact_sheet(
             previews=pictures is None if previews is None else previews,
             on_progress=lambda filling: line.update(f"{filling.made:,} of {filling.to_make:,} thumbnails"),
         )
-    typer.echo(_as_text(made))
+    page = f"{_shown(folder)}/{PAGE_KEY}"
+    typer.echo(json.dumps({"page": page, **asdict(made)}) if as_json else f"{_as_text(made)}\nOpen {page}")
     if made.lost:
         typer.echo(f"warning: {made.lost:,} images cannot be read; `darkroom verify {output}` names them", err=True)
-    typer.echo(f"Open {_shown(folder)}/{PAGE_KEY}")
 
 
 def _folder(store: ObjectStore, to: str | None) -> Path:

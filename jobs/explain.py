@@ -28,7 +28,7 @@ def explain(
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="The run's output, where the image does not lie in it.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: options.AsJson = False,
     endpoint_url: options.EndpointUrl = None,
     region: options.Region = None,
 ) -> None:

@@ -1,5 +1,6 @@
 """``darkroom export``: all images of a run in a form that other tools read."""
 
+import json
 from typing import Annotated
 
 import typer
@@ -17,6 +18,7 @@ def export(
     output: Annotated[str, typer.Argument(help="Local path or s3://bucket/prefix of a run.")],
     destination: Annotated[str, typer.Argument(metavar="DEST", help="New or empty directory or s3://bucket/prefix.")],
     form: Annotated[str, typer.Option("--to", metavar="FORMAT", help=", ".join(FORMATS))],
+    as_json: options.AsJson = False,
     endpoint_url: options.EndpointUrl = None,
     region: options.Region = None,
 ) -> None:
@@ -30,4 +32,5 @@ def export(
     store, target = open_run(output, s3), open_store(destination, s3, where="DEST")
     with StatusLine("exporting") as line:
         images = export_run(store, target, form, lambda done, total: line.update(f"{done:,} of {total:,} images"))
-    typer.echo(f"exported   {images:,} images to {target.uri}")
+    text = f"exported   {images:,} images to {target.uri}"
+    typer.echo(json.dumps({"destination": target.uri, "format": form, "images": images}) if as_json else text)

@@ -1,5 +1,7 @@
 """``darkroom finalize``: the tables of all that is committed."""
 
+import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -11,12 +13,15 @@ from pipeline.output import finalize as output_finalize
 
 def finalize(
     output: Annotated[str, typer.Argument(help="Local path or s3://bucket/prefix of a run.")],
+    as_json: options.AsJson = False,
     endpoint_url: options.EndpointUrl = None,
     region: options.Region = None,
 ) -> None:
-    """Write metadata.parquet and failures.parquet from the committed parts. ``render`` does it at its end."""
+    """Write metadata.parquet and failures.parquet from the committed parts. ``render`` does it at its end.
+
+    Example: darkroom finalize renders/demo
+    """
     store = open_run(output, options.s3_settings(endpoint_url, region))
     made = output_finalize.finalize(store, reread=True)
-    typer.echo(
-        f"metadata.parquet: {made.ok:,} images; failed: {made.failed:,}; from {made.parts:,} parts in {store.uri}"
-    )
+    text = f"metadata.parquet: {made.ok:,} images; failed: {made.failed:,}; from {made.parts:,} parts in {store.uri}"
+    typer.echo(json.dumps({"output": store.uri, **asdict(made)}) if as_json else text)

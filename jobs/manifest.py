@@ -52,7 +52,7 @@ def check(
     )
     result = check_manifest(opened)
     if result.rejected_count:
-        raise rejection_error(result)
+        raise rejection_error(result, opened)
     extras = ", ".join(opened.extra_schema.names) or "none"
     typer.echo(
         f"{manifest}: {result.rows:,} prompt rows in {len(opened.files):,} file(s), all usable; extra columns: {extras}"

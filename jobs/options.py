@@ -41,7 +41,7 @@ RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Render images again that earlier launches committed as failed.")
 ]
 AsJson = Annotated[
-    bool, typer.Option("--json", help="End with one line of JSON on the standard output instead of a text.")
+    bool, typer.Option("--json", help="Print JSON instead of a text; what is said meanwhile is no part of it.")
 ]
 Rate = Annotated[
     float | None,

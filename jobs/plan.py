@@ -1,7 +1,7 @@
 """``darkroom plan``: what a job amounts to, before anything is spent. Loads neither torch nor Ray."""
 
 import json
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -29,7 +29,7 @@ def plan(
     sample: options.Sample = None,
     rate: options.Rate = None,
     price: options.Price = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Count what a job would render.
 
@@ -53,10 +53,14 @@ def _time_and_cost(figures: Figures, rate: float | None, price: float | None) ->
     hours = pace.hours(figures.to_render)
     if hours is None:
         return {}
-    facts = {"images_per_s": rate} if rate is not None else {"measured_evaluations_per_s": figures.evaluations_per_s}
+    facts = {"images_per_s": rate} if rate is not None else _measured(figures)
     facts |= {"hours": round(hours, 3), "workers": figures.workers, "worker_hours": round(hours * figures.workers, 3)}
     known = {name: value for name, value in facts.items() if value}
     return known if price is None else known | {"price_per_hour": price, "cost": round(hours * price, 2)}
+
+
+def _measured(figures: Figures) -> dict[str, float]:
+    return {"measured_evaluations_per_s": figures.evaluations_per_s or 0, "measured_images": figures.measured_images}
 
 
 def _as_text(facts: dict[str, Any]) -> str:
@@ -71,7 +75,7 @@ def _as_text(facts: dict[str, Any]) -> str:
          if sweep["replaced_by_columns"] else "none replaces an axis"),
         ("output", facts["output"]),
         ("planned", f"{facts['images_planned']:,} images"),
-        ("committed", "the output holds no image yet" if committed is None else f"{committed:,} images"),
+        ("committed", "the output holds no image yet" if committed is None else f"{committed:,} of these images"),
         ("to render", f"{facts['images_to_render']:,} images, {facts['evaluations']:,} evaluations, "
          f"{facts['megapixel_evaluations']:,} megapixel-evaluations, {facts['megapixel_steps']:,} megapixel-steps"),
         ("objects", f"about {facts['objects']:,} ({facts['shards']:,} shards), "
@@ -89,13 +93,15 @@ def _hours(facts: dict[str, Any]) -> str:
     whole = f"{facts.get('hours', 0):,.3f} hours"
     if "workers" not in facts:
         return whole
-    return f"{whole} of {facts['workers']} worker(s), so {facts['worker_hours']:,.3f} worker hours,"
+    workers = facts["workers"]
+    return f"{whole} of {workers} worker{'s' * (workers > 1)}, so {facts['worker_hours']:,.3f} worker hours,"
 
 
 def _rate(facts: dict[str, Any]) -> str:
     if "images_per_s" in facts:
         return f"{facts['images_per_s']:g} images/s"
-    return f"{facts['measured_evaluations_per_s']:,.1f} evaluations/s, as the last launch here measured"
+    rate, images = facts["measured_evaluations_per_s"], facts.get("measured_images", 0)
+    return f"{rate:,.1f} evaluations/s, measured over {images:,} images by the last launch here"
 
 
 def _rows_text(facts: dict[str, Any]) -> str:

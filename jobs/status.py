@@ -18,11 +18,14 @@ _REASONS_SHOWN = 20
 
 def status(
     output: Annotated[str, typer.Argument(help="Local path or s3://bucket/prefix of a run.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: options.AsJson = False,
     endpoint_url: options.EndpointUrl = None,
     region: options.Region = None,
 ) -> None:
-    """Show what is committed, what failed and why, and what remains."""
+    """Show what is committed, what failed and why, and what remains.
+
+    Example: darkroom status renders/demo
+    """
     store = open_run(output, options.s3_settings(endpoint_url, region))
     facts = _facts(store)
     if as_json:
@@ -35,7 +38,7 @@ def status(
     if facts["planned"] is not None:
         typer.echo(f"remaining  {facts['remaining']:,} of {facts['planned']:,} planned by the last launch")
     if facts["images_per_s"]:
-        typer.echo(f"rate       {facts['images_per_s']:.2f} images/s in the last finished launch")
+        typer.echo(f"rate       {facts['images_per_s']:.2f} images/s in the last launch that rendered")
 
 
 def _facts(store: ObjectStore) -> dict[str, Any]:

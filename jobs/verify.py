@@ -42,7 +42,7 @@ def verify(
         int | None,
         typer.Option("--rerender", min=1, metavar="N", help="Only render N images again here and compare pixels."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: options.AsJson = False,
     endpoint_url: options.EndpointUrl = None,
     region: options.Region = None,
 ) -> None:

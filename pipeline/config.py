@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from pipeline import sweep
 from pipeline.errors import InputError, JobFileError
@@ -274,15 +275,19 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _explained(error: ValidationError, where: str) -> InputError:
-    """The first of what is wrong, unknown keys before wrong values, and how many other keys are."""
+    """The first of what is wrong, unknown keys before wrong values, and which other keys are."""
     entries = sorted(error.errors(), key=lambda entry: entry["type"] not in _UNKNOWN)
     first = entries[0]
     unknown = first["type"] in _UNKNOWN
     found = _place(first["loc"][:-1] if unknown else first["loc"])
-    more = len({_place(entry["loc"]).path for entry in entries[1:]} - {found.path})
-    others = f" (and {more} more)" if more else ""
+    named, *more = dict.fromkeys(map(_path_of, entries))
+    others = f" (wrong too: {', '.join(more)})" if more else ""
     if unknown:
-        return _unknown_key(found, str(first["loc"][-1]), where, others)
+        return JobFileError(
+            f"unknown key {first['loc'][-1]!r}{_advice(str(first['loc'][-1]), found.section)}{others}",
+            where=f"{where}: {named}",
+            allowed=_keys(found.section),
+        )
     if first["type"] == "missing":
         return JobFileError(
             f"the job has no {found.path}{others}", where=where, allowed=f"{found.path}: {found.allowed}"
@@ -322,19 +327,18 @@ def _place(loc: tuple[int | str, ...]) -> _Place:
     return _Place(path=path, section=kind or section, allowed=allowed)
 
 
+def _path_of(entry: ErrorDetails) -> str:
+    """The key that an error is about, as a person writes it."""
+    if entry["type"] not in _UNKNOWN:
+        return _place(entry["loc"]).path
+    above, key = _place(entry["loc"][:-1]).path, str(entry["loc"][-1])
+    return f"{above}.{key}" if above else key
+
+
 def _section_of(annotation: Any) -> type[BaseModel] | None:
     """The section that a field is, or a list of."""
     kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
     return next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
-
-
-def _unknown_key(found: _Place, key: str, where: str, others: str) -> InputError:
-    path = f"{found.path}.{key}" if found.path else key
-    return JobFileError(
-        f"unknown key {key!r}{_advice(key, found.section)}{others}",
-        where=f"{where}: {path}",
-        allowed=_keys(found.section),
-    )
 
 
 def _advice(key: str, section: type[BaseModel]) -> str:

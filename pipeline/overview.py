@@ -34,6 +34,8 @@ class Figures:
     """Of the last launch of this run that tells."""
     workers: int = 0
     """Of that launch."""
+    measured_images: int = 0
+    """That it rendered."""
 
 
 def figures_of(prepared: Prepared, limit: int | None = None, sample: int | None = None) -> Figures:
@@ -62,6 +64,7 @@ def figures_of(prepared: Prepared, limit: int | None = None, sample: int | None 
         to_render=missing,
         evaluations_per_s=measured_rate(notes),
         workers=notes[-1].workers if notes else 0,
+        measured_images=notes[-1].ok if notes else 0,
     )
 
 

@@ -117,7 +117,8 @@ def prepare(job: Job, *, skip_bad_rows: bool = False, cache_folder: Path | None 
                 good=manifest.rows - rejections.total,
                 rejected_count=rejections.total,
                 rejected=tuple(rejections.first),
-            )
+            ),
+            manifest,
         )
     return Prepared(
         job=job,

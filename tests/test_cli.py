@@ -1,5 +1,6 @@
 """How the command ends: one block and an exit code, whatever happens."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +94,15 @@ def test_a_reader_who_has_seen_enough() -> None:
     command = f"{sys.executable} -m jobs --help | true"
     said = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     assert said.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("darkroom con", "contact-sheet"), ("darkroom render --max", "--max-cost"), ("darkroom manifest b", "build")],
+)
+def test_the_shell_completes(typed: str, offered: str) -> None:
+    """As bash asks, which `darkroom --install-completion` teaches it."""
+    asked = {"_DARKROOM_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    darkroom = Path(sys.executable).with_name("darkroom")
+    said = subprocess.run([darkroom], env=os.environ | asked, capture_output=True, text=True, check=False)
+    assert offered in said.stdout.split()

@@ -285,6 +285,8 @@ def test_the_command(tmp_path: Path, darkroom: Command) -> None:
     store, out = write_output(tmp_path / "out"), str(tmp_path / "out")
     code, said = darkroom("export", out, str(tmp_path / "new" / "folder"), "--to", "webdataset")
     assert (code, said) == (0, f"exported   {IMAGES} images to {tmp_path}/new/folder\n")
+    code, said = darkroom("export", out, str(tmp_path / "again"), "--to", "geneval", "--json")
+    assert (code, json.loads(said)) == (0, {"destination": f"{tmp_path}/again", "format": "geneval", "images": IMAGES})
     for words, says in [
         ([out, str(tmp_path / "new" / "folder"), "--to", "webdataset"], "there is something at this place"),
         ([out, out, "--to", "geneval"], "there is something at this place"),

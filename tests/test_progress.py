@@ -68,10 +68,10 @@ def test_phases_stay_with_their_time_and_logs_have_plain_lines(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Display() as display:
-        display.tell("loading the model on 2 worker(s)")
+        display.tell("loading the model on up to 2 workers")
         display.update(at(1, 20))
     said = capsys.readouterr().err
-    assert said.startswith("loading the model on 2 worker(s)\n1/100 images, ")
+    assert said.startswith("loading the model on up to 2 workers\n1/100 images, ")
     assert "\x1b" not in said
     monkeypatch.setenv("FORCE_COLOR", "1")
     with Display() as display:
@@ -80,3 +80,16 @@ def test_phases_stay_with_their_time_and_logs_have_plain_lines(
         display.update(at(50, 1000))
     said = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)
     assert said.index("resolving model x") < said.index("loading the model") < said.index("50/100")
+
+
+def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    colours = r"\x1b\[[0-9;]*(3[0-9]|9[0-7])[0-9;]*m"
+    for refused in (False, True):
+        if refused:
+            monkeypatch.setenv("NO_COLOR", "1")
+        with Display() as display:
+            display.tell("warning: x")
+            display.update(at(50, 1000))
+        assert bool(re.search(colours, capsys.readouterr().err)) is not refused

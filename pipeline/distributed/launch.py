@@ -158,7 +158,7 @@ class _Launch:
         slots = run.batch_rows.most(prepared.count.sizes) // 2
         workers = min(pool.workers, max(1, -(-work.missing.images // slots)))
         done = work.whole.images - work.missing.images
-        tell(f"{work.missing.images:,} images to render, {done:,} already committed; {workers} worker(s)")
+        tell(f"{work.missing.images:,} images to render, {done:,} already committed")
         space, note, board = _space(prepared, run), self._note(work, workers), make_board()
         self._keep_requests(work, space)
         wanted = Work(
@@ -173,7 +173,7 @@ class _Launch:
         spec = self._spec(run, model, pool, note.launch_id, board)
         with Added() as added:
             waves = Waves(wanted, spec, replace(pool, workers=workers), store, stop, tell, self._on_progress, added)
-            tell(f"loading the model on {workers} worker(s)")
+            tell(_loading(workers, compiled=run.numerics.compiled))
             with kept_alive(store, note), stop.listening(board, self._seconds_left()), watched(board, tell):
                 waves.run()
             check_still_bound(store, run)
@@ -293,6 +293,12 @@ def _finished(note: LaunchNote, waves: "Waves", added_key: str | None) -> Launch
         evaluations_per_s=evaluations_per_s(progress.tellings) or waves.per_second(progress.evaluations),
         workers=progress.workers,
     )
+
+
+def _loading(workers: int, *, compiled: bool) -> str:
+    """What happens until the first image, which a compiled model's first batches keep waiting for minutes."""
+    what = "loading and compiling" if compiled else "loading"
+    return f"{what} the model on up to {workers} workers" if workers > 1 else f"{what} the model on one worker"
 
 
 def _open_output(prepared: Prepared) -> ObjectStore:

@@ -28,7 +28,7 @@ def check_manifest(manifest: Manifest, show: int = 10) -> CheckResult:
     return CheckResult(rows=rows, good=rows - rejected_count, rejected_count=rejected_count, rejected=tuple(rejected))
 
 
-def rejection_error(result: CheckResult) -> ManifestError:
+def rejection_error(result: CheckResult, manifest: Manifest) -> ManifestError:
     """What a person needs to mend the manifest."""
     first = result.rejected[0]
     lines = [f"{result.rejected_count} of {result.rows} manifest rows cannot be used"]
@@ -36,4 +36,5 @@ def rejection_error(result: CheckResult) -> ManifestError:
     more = result.rejected_count - len(result.rejected)
     lines += [f"  … and {more} more"] if more > 0 else []
     lines += ["  --skip-bad-rows renders the rest and reports these"]
-    return ManifestError("\n".join(lines), where=f"{first.file}, row {first.row}, column {first.column}")
+    place = f"{manifest.store.uri}/{first.file}, row {first.row} (from 0), column {first.column}"
+    return ManifestError("\n".join(lines), where=place)

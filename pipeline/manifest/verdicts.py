@@ -26,7 +26,7 @@ class RejectedRow:
     allowed: str
 
     def __str__(self) -> str:
-        place = f"{self.file}, row {self.row}, column {self.column}"
+        place = f"{self.file}, row {self.row} (from 0), column {self.column}"
         return f"{place}: {self.reason}; value {self.value}; allowed: {self.allowed}"
 
 

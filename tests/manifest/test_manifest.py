@@ -164,11 +164,13 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
 
 def test_three_bad_rows_in_a_thousand(tmp_path: Path) -> None:
     prompts = [None if n in (10, 500) else "" if n == 999 else f"p{n}" for n in range(1000)]
-    result = check_manifest(opened(write(tmp_path / "m.parquet", {"prompt": prompts})))
+    manifest = opened(write(tmp_path / "m.parquet", {"prompt": prompts}))
+    result = check_manifest(manifest)
     assert (result.rows, result.good, result.rejected_count) == (1000, 997, 3)
-    text = str(rejection_error(result))
+    text = str(rejection_error(result, manifest))
+    assert f"where: {tmp_path}/m.parquet, row 10 (from 0), column prompt" in text
     assert "3 of 1000" in text
-    assert "m.parquet, row 500, column prompt: null prompt" in text
+    assert "m.parquet, row 500 (from 0), column prompt: null prompt" in text
     assert "--skip-bad-rows" in text
 
 

@@ -20,7 +20,7 @@ from tests.planning.plain import DIGEST, NOTHING
 
 def test_a_job_knows_what_it_cannot_render(tmp_path: Path) -> None:
     manifest = _manifest(tmp_path, prompt=["a", "b", "c"], scheduler=["lcm", None, "euler"], steps=[60, 60, 10])
-    with pytest.raises(ManifestError, match="row 0, column steps: the scheduler lcm cannot take 60 steps"):
+    with pytest.raises(ManifestError, match=r"row 0 \(from 0\), column steps: the scheduler lcm cannot take 60 steps"):
         prepare(manifest)
     prepared = prepare(manifest, skip_bad_rows=True)
     assert prepared.rejected_rows.tolist() == [0]

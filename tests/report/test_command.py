@@ -1,5 +1,6 @@
 """``darkroom contact-sheet``: where the page goes, what is said, what is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,9 @@ def test_it_names_the_page_last(output: Path, monkeypatch: pytest.MonkeyPatch, c
     assert said[0] == "images     3 of 1 prompts"
     assert said[1] == "new        3 since the last time"
     assert said[-1] == "Open out/contact-sheet/index.html"
+    assert darkroom(monkeypatch, "contact-sheet", "out", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["page"], told["images"], told["new"]) == ("out/contact-sheet/index.html", 3, 0)
     assert catalogue_of(output / "contact-sheet")["pictures"] == "../"
     assert all(cell["preview"] is None for cell in cells_of(output / "contact-sheet"))
 

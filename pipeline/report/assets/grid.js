@@ -137,7 +137,10 @@ const grid = (() => {
       const one = prompts.get(key);
       element.classList.add("prompt");
       element.append(make("span", { className: "text", textContent: one.text, title: one.text, dir: "auto" }));
-    } else element.textContent = ordinal ? `${WORDS[axis]} no. ${key}` : label(axis, key);
+    } else if (ordinal) {
+      element.textContent = `${WORDS[axis]} no. ${key}`;
+      element.title = `Every prompt has its own. A picture names its ${WORDS[axis]} when it is pointed at.`;
+    } else element.textContent = label(axis, key);
     return element;
   }
 
