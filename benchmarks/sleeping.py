@@ -73,7 +73,12 @@ class SleepingRenderer:
         )
         time.sleep(calls * rows * self._evaluation_s)
         slept_s = time.monotonic() - began
-        self._counters += EngineCounters(evaluations=calls * rows, denoiser_calls=calls, denoise_s=slept_s)
+        self._counters += EngineCounters(
+            evaluations=calls * rows,
+            megapixel_evaluations=calls * rows * recipe.megapixels,
+            denoiser_calls=calls,
+            denoise_s=slept_s,
+        )
         pixels = np.full((recipe.height, recipe.width, 3), 128, np.uint8)
         return Rendered(
             task=task, pixels=pixels, prompt_truncated=False, rows=rows, render_s=slept_s, device="cpu"

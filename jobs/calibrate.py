@@ -1,5 +1,8 @@
 """``darkroom calibrate``: how fast this device evaluates a job's model by rows of the batch."""
 
+import json
+from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -17,11 +20,13 @@ def calibrate(
     model: options.Model = None,
     sizes: options.Sizes = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="About so long for each line of the table.")] = 3.0,
+    as_json: options.AsJson = False,
 ) -> None:
     """Measure evaluations per second and memory by row count, and say which `render.rows` to set.
 
     Example: darkroom calibrate jobs/demo.yaml
     """
+    say = partial(typer.echo, err=as_json)
     given = options.load(job, settings, manifest=manifest, model__id=model, sweep__sizes=sizes)
     prepared = prepare(given, cache_folder=options.cache_folder())
     if prepared.model.family.single:
@@ -45,17 +50,20 @@ def calibrate(
     source = prepared.source.pinned()
     dtype = resolved_dtype(given.model.dtype, source.folder(), gpus=device == "cuda")
     loaded = load_model(source.folder(), dtype=dtype, device=device, loras=source.lora_files(), compiled=compiled)
-    best: list[int] = []
+    best, told = [], []
     for width, height in prepared.count.sizes:
-        typer.echo(f"{source.model_id}, {width}x{height} px, {dtype}{', compiled' if compiled else ''}, {name}")
-        typer.echo(f"{'rows':>6} {'evaluations/s':>14} {'ms/call':>9} {'peak GiB':>9}")
+        say(f"{source.model_id}, {width}x{height} px, {dtype}{', compiled' if compiled else ''}, {name}")
+        say(f"{'rows':>6} {'evaluations/s':>14} {'ms/call':>9} {'peak GiB':>9}")
         table = []
         for one in measured_rows(loaded, width, height, seconds):
             table.append(one)
             peak = "-" if one.peak_bytes is None else f"{one.peak_bytes / 2**30:.1f}"
-            typer.echo(f"{one.rows:>6} {one.evaluations_per_s:>14.1f} {one.call_s * 1e3:>9.1f} {peak:>9}")
+            say(f"{one.rows:>6} {one.evaluations_per_s:>14.1f} {one.call_s * 1e3:>9.1f} {peak:>9}")
         if not table:
             raise InputError("not even two rows fit on this device", where="sweep.sizes", value=[width, height])
         best.append(best_rows(table))
-        typer.echo(f"best with {best[-1]} rows")
-    typer.echo(f"--set render.rows={min(best)}")
+        told.append({"width": width, "height": height, "best": best[-1], "measured": [asdict(one) for one in table]})
+        say(f"best with {best[-1]} rows")
+    say(f"--set render.rows={min(best)}")
+    if as_json:
+        typer.echo(json.dumps({"rows": min(best), "dtype": dtype, "compiled": compiled, "device": name, "sizes": told}))

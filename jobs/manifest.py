@@ -1,5 +1,7 @@
 """``darkroom manifest build`` and ``darkroom manifest check``."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +29,7 @@ def build(
     source: Annotated[str, typer.Argument(help="Local CSV, TSV, JSONL or TXT (one prompt a line).")],
     out: Annotated[str, typer.Argument(help="Local Parquet file to write.")],
     column: Column = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Make a Parquet manifest.
 
@@ -34,6 +37,9 @@ def build(
     """
     paths = _local(source, "SOURCE"), _local(out, "OUT")
     made = build_manifest(*paths, columns=_mapping(column), reserved=RESERVED - {"prompt_id"})
+    if as_json:
+        typer.echo(json.dumps({"manifest": out, **asdict(made)}))
+        return
     blank = f", {made.blank_lines:,} blank lines left out" if made.blank_lines else ""
     typer.echo(f"{out}: {made.rows:,} prompt rows{blank}; columns {', '.join(made.columns)}")
 
@@ -42,6 +48,7 @@ def build(
 def check(
     manifest: Annotated[str, typer.Argument(help="Parquet file, directory, glob or s3://")],
     column: Column = None,
+    as_json: options.AsJson = False,
     endpoint_url: options.EndpointUrl = None,
     region: options.Region = None,
 ) -> None:
@@ -53,6 +60,10 @@ def check(
     result = check_manifest(opened)
     if result.rejected_count:
         raise rejection_error(result, opened)
+    if as_json:
+        facts = {"rows": result.rows, "files": len(opened.files), "extra_columns": opened.extra_schema.names}
+        typer.echo(json.dumps({"manifest": manifest, **facts}))
+        return
     extras = ", ".join(opened.extra_schema.names) or "none"
     typer.echo(
         f"{manifest}: {result.rows:,} prompt rows in {len(opened.files):,} file(s), all usable; extra columns: {extras}"

@@ -7,9 +7,8 @@ import typer
 
 from jobs import options
 from pipeline.errors import InputError
-from pipeline.overview import SHOWN_VALUES, Figures, describe, figures_of
+from pipeline.overview import SHOWN_VALUES, describe, figures_of, time_and_cost
 from pipeline.planning.count import MAX_ROWS_COMPARED
-from pipeline.planning.spending import Pace
 from pipeline.prepare import prepare
 
 
@@ -44,23 +43,8 @@ def plan(
     options.check_rate(rate, price)
     prepared = prepare(given, skip_bad_rows=skip_bad_rows, cache_folder=options.cache_folder())
     figures = figures_of(prepared, limit, sample)
-    facts = describe(prepared, figures) | _time_and_cost(figures, rate, price)
+    facts = describe(prepared, figures) | time_and_cost(figures, rate, price)
     typer.echo(json.dumps(facts, indent=1) if as_json else _as_text(facts))
-
-
-def _time_and_cost(figures: Figures, rate: float | None, price: float | None) -> dict[str, float]:
-    pace = Pace(images_per_s=rate, evaluations_per_s=figures.evaluations_per_s)
-    hours = pace.hours(figures.to_render)
-    if hours is None:
-        return {}
-    facts = {"images_per_s": rate} if rate is not None else _measured(figures)
-    facts |= {"hours": round(hours, 3), "workers": figures.workers, "worker_hours": round(hours * figures.workers, 3)}
-    known = {name: value for name, value in facts.items() if value}
-    return known if price is None else known | {"price_per_hour": price, "cost": round(hours * price, 2)}
-
-
-def _measured(figures: Figures) -> dict[str, float]:
-    return {"measured_evaluations_per_s": figures.evaluations_per_s or 0, "measured_images": figures.measured_images}
 
 
 def _as_text(facts: dict[str, Any]) -> str:
@@ -100,8 +84,8 @@ def _hours(facts: dict[str, Any]) -> str:
 def _rate(facts: dict[str, Any]) -> str:
     if "images_per_s" in facts:
         return f"{facts['images_per_s']:g} images/s"
-    rate, images = facts["measured_evaluations_per_s"], facts.get("measured_images", 0)
-    return f"{rate:,.1f} evaluations/s, measured over {images:,} images by the last launch here"
+    measured = f"{facts['measured_megapixel_evaluations_per_s']:,.2f} megapixel-evaluations/s"
+    return f"{measured}, by the {facts['measured_images']:,} images of the last launch here"
 
 
 def _rows_text(facts: dict[str, Any]) -> str:

@@ -39,11 +39,10 @@ class Display:
             TaskProgressColumn(),
         )
         self._images: TaskID | None = None
-        self._said = Text(style="dim")
-        shown = Group(self._phase, self._bar, self._said)
-        self._live = Live(shown, console=self._console, refresh_per_second=4)
+        self._progress: Progress | None = None
         self._began: float | None = None
         self._logged = 0.0
+        self._live = Live(get_renderable=self._shown, console=self._console, refresh_per_second=4)
 
     def __enter__(self) -> "Display":
         if self._console.is_terminal:
@@ -67,17 +66,22 @@ class Display:
             self._phase.add_task(sentence, total=None)
 
     def update(self, progress: Progress) -> None:
-        now = time.monotonic()
-        said = describe(progress, now, now - (self._began or now))
+        now, self._progress = time.monotonic(), progress
         if self._console.is_terminal:
             self._end_phase()
             if self._images is None:
                 self._images = self._bar.add_task("", total=progress.total.images)
             self._bar.update(self._images, completed=progress.images)
-            self._said.plain = said
         elif now - self._logged >= _LOG_EVERY_S or progress.images == progress.total.images:
             self._logged = now
-            print(f"{progress.images}/{progress.total.images} images, {said}", file=sys.stderr, flush=True)
+            print(f"{progress.images}/{progress.total.images} images, {self._said(now)}", file=sys.stderr, flush=True)
+
+    def _shown(self) -> Group:
+        """Anew with every refresh: the time left goes on between outcomes."""
+        return Group(self._phase, self._bar, Text(self._said(time.monotonic()), style="dim"))
+
+    def _said(self, now: float) -> str:
+        return describe(self._progress, now, now - (self._began or now)) if self._progress else ""
 
     def _end_phase(self) -> None:
         """What was begun before is done: it stays as a line with the time it took."""
@@ -89,6 +93,8 @@ class Display:
 
 def describe(progress: Progress, now_s: float, elapsed_s: float) -> str:
     """Images a second now and since loading began, the time left, who works and what the time goes to."""
+    if progress.ready:
+        return f"{progress.ready} worker{'s' * (progress.ready > 1)} ready, no image yet"
     parts = []
     if (rate := images_per_s(now_s, progress)) is not None:
         average = f" ({progress.images / elapsed_s:.1f} since the start)" if elapsed_s > 0 else ""

@@ -1,6 +1,5 @@
 """``darkroom render``: plan, render what is missing, commit, finalize."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -71,7 +70,9 @@ def render(
         empty = "every row of the manifest was skipped" if prepared.manifest.rows else "the manifest is empty"
         typer.echo(f"warning: {empty}; there is nothing to render", err=True)
         if as_json:
-            typer.echo(json.dumps({"output": given.output.uri, "added": 0, "failed": 0, "remaining": 0}))
+            from pipeline.distributed.launch import nothing_asked
+
+            typer.echo(nothing_asked(prepared).as_json())
         return
 
     address = address or os.environ.get("RAY_ADDRESS")

@@ -2,6 +2,8 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -37,8 +39,11 @@ def status(
         typer.echo(f"  - {number:,} × {reason}")
     if facts["planned"] is not None:
         typer.echo(f"remaining  {facts['remaining']:,} of {facts['planned']:,} planned by the last launch")
+    if facts["at_work_since"]:
+        typer.echo(f"at work    since {facts['at_work_since']}")
     if facts["images_per_s"]:
-        typer.echo(f"rate       {facts['images_per_s']:.2f} images/s in the last launch that rendered")
+        during = "in this launch so far" if facts["at_work_since"] else "in the last launch that rendered"
+        typer.echo(f"rate       {facts['images_per_s']:.2f} images/s {during}")
 
 
 def _facts(store: ObjectStore) -> dict[str, Any]:
@@ -46,21 +51,35 @@ def _facts(store: ObjectStore) -> dict[str, Any]:
     ok, failed = len(index.tasks) - len(index.failed), len(index.failed)
     notes = list(read_notes(store))
     last = notes[-1] if notes else None
-    rates = [note.images_per_s for note in notes if note.images_per_s]
+    alive = last is not None and last.is_alive(datetime.now(UTC))
     return {
         "ok": ok,
         "failed": failed,
         "failed_by_reason": _reasons(store, index) if failed else {},
         "planned": None if last is None else last.planned,
-        "remaining": None if last is None else _remaining(last, ok + failed),
+        "remaining": None if last is None else max(0, last.to_render - _done(last, ok, failed)),
         "launches": len(notes),
-        "images_per_s": rates[-1] if rates else None,
+        "at_work_since": last.started_at if last is not None and alive else None,
+        "images_per_s": _rate_so_far(last, ok, failed) if last is not None and alive else _last_rate(notes),
     }
 
 
-def _remaining(note: LaunchNote, done: int) -> int:
-    """What a launch still has to do: the run may hold images it is not about, of an earlier sweep."""
-    return max(0, note.to_render - (done - note.committed_before))
+def _done(note: LaunchNote, ok: int, failed: int) -> int:
+    """Outcomes of a launch: the run may hold images it is not about, of an earlier sweep."""
+    if note.finished_at is not None:
+        return note.ok + note.failed
+    return ok + (0 if note.retry_failed else failed) - note.committed_before
+
+
+def _rate_so_far(note: LaunchNote, ok: int, failed: int) -> float | None:
+    """Images per second since the launch began, its start and the loading of models included."""
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(note.started_at)).total_seconds()
+    return max(0, _done(note, ok, failed)) / seconds if seconds > 0 else None
+
+
+def _last_rate(notes: Sequence[LaunchNote]) -> float | None:
+    rates = [note.images_per_s for note in notes if note.images_per_s]
+    return rates[-1] if rates else None
 
 
 def _reasons(store: ObjectStore, index: CommittedIndex) -> dict[str, int]:

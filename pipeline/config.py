@@ -283,8 +283,9 @@ def _explained(error: ValidationError, where: str) -> InputError:
     named, *more = dict.fromkeys(map(_path_of, entries))
     others = f" (wrong too: {', '.join(more)})" if more else ""
     if unknown:
+        key = str(first["loc"][-1])
         return JobFileError(
-            f"unknown key {first['loc'][-1]!r}{_advice(str(first['loc'][-1]), found.section)}{others}",
+            f"unknown key {key!r}{_advice(key, found.section)}{others}",
             where=f"{where}: {named}",
             allowed=_keys(found.section),
         )

@@ -3,7 +3,8 @@
 This module loads neither torch nor Ray.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.config import PoolSection
@@ -11,10 +12,11 @@ from pipeline.errors import InputError, StoreError
 from pipeline.identity import IdSet
 from pipeline.model.rows import CPU_ROWS
 from pipeline.output.index import load_index
-from pipeline.output.launch_note import measured_rate, read_notes
+from pipeline.output.launch_note import LaunchNote, last_measured, read_notes
 from pipeline.output.run import Run, read_run
 from pipeline.planning.amount import Amount
 from pipeline.planning.shards import shard_count, shard_size
+from pipeline.planning.spending import Pace
 from pipeline.planning.tasks import Space, planned_amount
 from pipeline.prepare import Prepared, check_run, numbered_batches, s3_settings, select
 from pipeline.storage.location import open_store
@@ -30,12 +32,7 @@ class Figures:
     """None where nothing is committed."""
     whole: Amount
     to_render: Amount
-    evaluations_per_s: float | None = None
-    """Of the last launch of this run that tells."""
-    workers: int = 0
-    """Of that launch."""
-    measured_images: int = 0
-    """That it rendered."""
+    pace: Pace = field(default_factory=Pace)
 
 
 def figures_of(prepared: Prepared, limit: int | None = None, sample: int | None = None) -> Figures:
@@ -52,20 +49,46 @@ def figures_of(prepared: Prepared, limit: int | None = None, sample: int | None 
     if run is not None:
         check_run(run, prepared, store.uri)
     elif limit is None and sample is None:
-        return Figures(run=None, whole=prepared.count.amount, to_render=prepared.count.amount)
+        whole = prepared.count.amount
+        return Figures(run=None, whole=whole, to_render=whole, pace=pace_of(prepared, None, whole, ()))
     digest = run.constants.digest() if run else b"\0" * 16
     space = Space(axes=prepared.axes, family=prepared.model.family, run_digest=digest)
     selection = select(prepared, limit=limit, sample=sample)
     whole, missing = planned_amount(numbered_batches(prepared.manifest), space, selection, committed)
-    notes = [note for note in read_notes(store) if note.evaluations_per_s]
-    return Figures(
-        run=run,
-        whole=whole,
-        to_render=missing,
-        evaluations_per_s=measured_rate(notes),
-        workers=notes[-1].workers if notes else 0,
-        measured_images=notes[-1].ok if notes else 0,
-    )
+    pace = pace_of(prepared, run, missing, read_notes(store))
+    return Figures(run=run, whole=whole, to_render=missing, pace=pace)
+
+
+def pace_of(prepared: Prepared, run: Run | None, work: Amount, notes: Iterable[LaunchNote]) -> Pace:
+    """How fast the workers this job asks for will be together, by the last launch that measured."""
+    wanted, last = _workers(prepared, run, work), last_measured(notes)
+    if last is None or last.megapixel_evaluations_per_s is None:
+        return Pace(workers=wanted)
+    workers = wanted or last.workers
+    rate = last.megapixel_evaluations_per_s * workers / max(1, last.workers)
+    return Pace(megapixel_evaluations_per_s=rate, workers=workers, measured_images=last.ok)
+
+
+def time_and_cost(figures: Figures, rate: float | None, price: float | None) -> dict[str, float]:
+    """Of what is to render, at ``rate`` images/s or as measured, and ``price`` per hour, both of all workers together.
+
+    Empty where nobody knows how fast they are.
+    """
+    pace = replace(figures.pace, images_per_s=rate)
+    hours = pace.hours(figures.to_render)
+    if hours is None:
+        return {}
+    facts = {
+        "images_per_s": rate,
+        "measured_megapixel_evaluations_per_s": pace.megapixel_evaluations_per_s if rate is None else None,
+        "measured_images": pace.measured_images if rate is None else None,
+        "hours": round(hours, 3),
+        "workers": pace.workers,
+        "worker_hours": None if pace.workers is None else round(hours * pace.workers, 3),
+        "price_per_hour": price,
+        "cost": None if price is None else round(hours * price, 2),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def describe(prepared: Prepared, figures: Figures) -> dict[str, Any]:
@@ -106,13 +129,24 @@ def describe(prepared: Prepared, figures: Figures) -> dict[str, Any]:
 
 
 def _shards(prepared: Prepared, figures: Figures) -> int:
-    """About as many as ``render`` makes; ``auto`` counts as one worker, and as the rows of a CPU before a run says."""
-    render, given = prepared.job.render, prepared.job.workers.count
-    rows = CPU_ROWS if render.rows == "auto" else render.rows
-    if render.rows == "auto" and figures.run:
-        rows = figures.run.batch_rows.most(prepared.count.sizes)
-    slots, images = max(1, rows // 2), figures.to_render.images
-    most = 1 if given == "auto" else given.max if isinstance(given, PoolSection) else given
-    workers = min(most, max(1, -(-images // slots)))
-    fixed = None if render.shard_images == "auto" else render.shard_images
-    return shard_count(figures.to_render, shard_size(figures.to_render, workers, slots, fixed))
+    """About as many as ``render`` makes; ``auto`` counts as one worker."""
+    shard_images, open_ = prepared.job.render.shard_images, figures.to_render
+    workers = _workers(prepared, figures.run, open_) or 1
+    fixed = None if shard_images == "auto" else shard_images
+    return shard_count(open_, shard_size(open_, workers, _slots(prepared, figures.run), fixed))
+
+
+def _workers(prepared: Prepared, run: Run | None, work: Amount) -> int | None:
+    """That a launch starts: no more than can fill a batch. None where that follows from the machines."""
+    given = prepared.job.workers.count
+    if given == "auto":
+        return None
+    most = given.max if isinstance(given, PoolSection) else given
+    return min(most, max(1, -(-work.images // _slots(prepared, run))))
+
+
+def _slots(prepared: Prepared, run: Run | None) -> int:
+    """Images in a batch; before a run says, as many as a CPU takes."""
+    given = prepared.job.render.rows
+    rows = given if given != "auto" else run.batch_rows.most(prepared.count.sizes) if run else CPU_ROWS
+    return max(1, rows // 2)

@@ -26,6 +26,11 @@ class Recipe:
     height: int
     """px"""
 
+    @property
+    def megapixels(self) -> float:
+        """Of the picture."""
+        return self.width * self.height / 1e6
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderTask:

@@ -42,6 +42,13 @@ def test_a_table_for_each_size_and_what_to_set(darkroom: Darkroom) -> None:
     darkroom.run("plan", *WORDS, "--set", f"render.rows={min(best_of_sizes)}")
 
 
+def test_json_has_what_the_table_says(darkroom: Darkroom) -> None:
+    told = json.loads(darkroom.run("calibrate", *WORDS, "--seconds", "0.1", "--sizes", "32x32", "--json"))
+    (size,) = told["sizes"]
+    assert (told["dtype"], told["rows"], size["width"], size["height"]) == ("float32", size["best"], 32, 32)
+    assert told["rows"] in [one["rows"] for one in size["measured"]]
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -120,6 +120,9 @@ def test_again_renders_nothing(darkroom: Darkroom, digests: Mapping[str, str]) -
     words = ("--manifest", "m.parquet", *SWEEP, "--output", "out")
     plan = json.loads(darkroom.run("plan", *words, "--json"))
     assert (plan["images_planned"], plan["images_committed"], plan["images_to_render"]) == (IMAGES, IMAGES, 0)
+    said = darkroom.run("plan", *words, "--rate", "10", "--price-per-hour", "2")
+    assert "0.000 hours" in said
+    assert "cost       0.00" in said
     assert "rendered   0 images" in darkroom.run("render", *words)
     status = json.loads(darkroom.run("status", "out", "--json"))
     assert (status["ok"], status["failed"], status["remaining"]) == (IMAGES, 0, 0)
@@ -132,7 +135,7 @@ def test_what_was_measured_prices_what_is_left_and_stops_it(darkroom: Darkroom, 
     assert report["evaluations"] > IMAGES
     words = ("--manifest", "m.parquet", *SWEEP, "--seeds", "100-101", "--output", "out")
     plan = json.loads(darkroom.run("plan", *words, "--price-per-hour", "3600", "--json"))
-    seconds = plan["evaluations"] / plan["measured_evaluations_per_s"]
+    seconds = plan["megapixel_evaluations"] / plan["measured_megapixel_evaluations_per_s"]
     assert plan["cost"] == pytest.approx(seconds, abs=0.01)
     for limit, says in (("--max-images", "more to render"), ("--max-cost", "cost more than allowed")):
         said = darkroom.run("render", *words, limit, "0", "--price-per-hour", "3600", code=2)

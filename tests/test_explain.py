@@ -17,7 +17,7 @@ import pytest
 from jobs import cli
 from pipeline.distributed import launch as launching
 from pipeline.identity import IdSet, RunConstants
-from pipeline.output.again import command_of
+from pipeline.output.again import command_of, words_of
 from pipeline.output.finalize import finalize
 from pipeline.output.layout import Layout, Packing
 from pipeline.output.lookup import find_row, task_id_of
@@ -190,6 +190,14 @@ def test_models_are_named_whole() -> None:
     assert f"model.loras={json.dumps(loras)}" in settings
     assert {"model.revision=abc", 'model.call={"clip_skip": 1}', "model.dtype=float16"} <= set(settings)
     assert not any("render.rows" in setting for setting in settings), "one call per image has no rows"
+
+
+def test_a_model_is_reached_and_loaded_as_it_was() -> None:
+    job = {"render": {"safety_checker": "off"}, "s3": {"endpoint_url": "http://minio:9000", "addressing_style": "auto"}}
+    words = words_of(replace(RUN, model_id="s3://models/sd", job=job))
+    assert {"render.safety_checker=off", "s3.endpoint_url=http://minio:9000"} <= set(words)
+    assert not any("addressing_style" in word or "s3.region" in word for word in words)
+    assert not any("s3.endpoint_url" in word for word in words_of(replace(RUN, job=job))), "of a model on disk"
 
 
 def test_prompts_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, darkroom: Command) -> None:

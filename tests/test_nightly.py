@@ -97,7 +97,8 @@ def test_two_nights_at_once(tmp_path: Path, turn: int) -> None:
 def test_an_empty_manifest_ends_with_a_summary_too(darkroom: Darkroom) -> None:
     (darkroom.folder / "none.txt").write_text("")
     darkroom.run("manifest", "build", "none.txt", "manifests/nightly/none.parquet")
-    assert summary(darkroom.run("render", "manifests/nightly.yaml", "--json"))["added"] == 0
+    told = summary(darkroom.run("render", "manifests/nightly.yaml", "--json"))
+    assert (told["added"], told["committed"], told["launch"]) == (0, 0, None)
 
 
 def test_the_sample_manifests_are_of_the_jobs_pattern() -> None:

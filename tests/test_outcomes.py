@@ -15,7 +15,10 @@ def ids(first: int, number: int) -> list[bytes]:
 
 
 def shard(first: int, number: int) -> pa.Table:
-    return pa.table({"task_id": ids(first, number), "evaluations": pa.array([10 + n for n in range(number)])})
+    """Of pictures of a quarter of a megapixel, more evaluations for each."""
+    sides = {side: pa.array([500] * number, pa.uint32()) for side in ("width", "height")}
+    evaluations = pa.array([10 + n for n in range(number)], pa.uint32())
+    return pa.table({"task_id": ids(first, number), "evaluations": evaluations, **sides})
 
 
 def metadata(first: int, number: int, status: str = "ok") -> pa.Table:
@@ -28,7 +31,8 @@ def metadata(first: int, number: int, status: str = "ok") -> pa.Table:
 
 
 def worked(rows: int, requests: int) -> Worked:
-    return Worked(engine=EngineCounters(evaluations=rows, decode_s=rows / 10), traffic=Traffic(requests=requests))
+    engine = EngineCounters(evaluations=rows, megapixel_evaluations=rows / 4, decode_s=rows / 10)
+    return Worked(engine=engine, traffic=Traffic(requests=requests))
 
 
 def test_shards_of_several_workers_add_up() -> None:
@@ -37,8 +41,9 @@ def test_shards_of_several_workers_add_up() -> None:
     tally.take(one.told(metadata(5, 3), shard(5, 3), worked(60, 9)), 0.0)
     tally.take(one.told(metadata(0, 2), shard(0, 2), worked(21, 4)), 0.0)  # written earlier, told later
     tally.take(other.told(metadata(8, 1, "failed"), shard(8, 1), worked(10, 2)), 0.0)
-    assert (tally.progress.ok, tally.progress.failed, tally.progress.evaluations) == (5, 1, 33 + 21 + 10)
-    assert (tally.workers, tally.model_loads, tally.encode_s) == ({"a:1", "b:2"}, 2, 3.0)
+    assert (tally.progress.ok, tally.progress.failed) == (5, 1)
+    assert tally.progress.megapixel_evaluations == (33 + 21 + 10) / 4
+    assert (tally.progress.workers, tally.model_loads, tally.encode_s) == (2, 2, 3.0)
     assert tally.worked == worked(70, 11)
     assert sorted(ids_to_bytes(part) for part in tally.reported) == [
         b"".join(ids(0, 2)[::-1]), b"".join(ids(5, 3)[::-1]), b"".join(ids(8, 1))
@@ -50,14 +55,24 @@ def test_evaluations_follow_their_tasks() -> None:
     """A worker that stops early commits some tasks of a shard only."""
     teller, tally = Teller(worker="a:1", model_load="x"), Tally.of(Amount())
     tally.take(teller.told(metadata(2, 1), shard(0, 4), worked(12, 1)), 0.0)
-    assert tally.progress.evaluations == 12
+    assert tally.progress.megapixel_evaluations == 3
 
 
 def test_a_shard_that_was_not_begun_counts_for_nothing() -> None:
     teller, tally = Teller(worker="a:1", model_load="x"), Tally.of(Amount())
     tally.take(teller.stopped(worked(0, 3)), 0.0)
     assert tally.progress.images == 0
-    assert (tally.worked.traffic.requests, tally.workers) == (3, {"a:1"})
+    assert (tally.worked.traffic.requests, tally.progress.workers) == (3, 1)
+
+
+def test_processes_that_died_are_no_workers() -> None:
+    """One of two places dies twice: each process that follows takes the place of who was silent longest."""
+    tally = Tally.of(Amount(), most_workers=2)
+    for second, name in enumerate(["x", "y", "y2", "x", "y3", "x"]):
+        teller = Teller(worker=f"a:{name}", model_load=name)
+        tally.take(teller.told(metadata(second, 1), shard(second, 1), worked(10 * second, 1)), float(second))
+    assert [telling.last.at_s for telling in tally.progress.tellings] == [4.0, 5.0]
+    assert (tally.progress.workers, tally.model_loads, tally.progress.ok) == (2, 4, 6)
 
 
 def test_the_first_failures_are_shown() -> None:

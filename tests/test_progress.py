@@ -6,11 +6,11 @@ import pytest
 
 from jobs.progress import Display, describe
 from pipeline.distributed.pace import images_per_s, left_s
-from pipeline.distributed.report import Progress, Telling
+from pipeline.distributed.report import RECENT_S, Mark, Progress, Telling
 from pipeline.planning.amount import Amount
 from pipeline.rendering.counters import EngineCounters
 
-TOTAL = Amount(images=100, evaluations=2000)
+TOTAL = Amount(images=100, megapixel_evaluations=2000.0)
 ENGINE = EngineCounters(evaluations=1, encode_s=1.0, denoise_s=17.0, decode_s=2.0)
 
 
@@ -24,44 +24,67 @@ def test_sentences_are_shown_as_they_are(
     assert sentence in capsys.readouterr().err
 
 
-def at(images: int, evaluations: int, *tellings: Telling, failed: int = 0) -> Progress:
-    return Progress(
-        total=TOTAL, ok=images, evaluations=evaluations, failed=failed, workers=2, tellings=tellings, engine=ENGINE
-    )
+def at(images: int, work: float, *tellings: Telling, failed: int = 0) -> Progress:
+    return Progress(total=TOTAL, ok=images, megapixel_evaluations=work, failed=failed, tellings=tellings, engine=ENGINE)
 
 
-def test_the_time_left_follows_evaluations_and_not_images() -> None:
-    """Two workers of 50 evaluations a second each; the first images have few steps, the others many."""
+def telling(*marks: tuple[float, float], busy_s: float = 1.0, committed: float = 0.0) -> Telling:
+    """Of a process that told at these seconds how much it had done."""
+    first, *later = (Mark(at_s=at_s, work=work) for at_s, work in marks)
+    told = Telling(first=first, recent=(first,), busy_s=busy_s, committed=committed)
+    for mark in later:
+        told = told.then(mark, busy_s, 0.0)
+    return told
+
+
+def test_the_time_left_follows_work_and_not_images() -> None:
+    """Two workers of 50 megapixel-evaluations a second each; the first images have few steps, the others many."""
     assert left_s(5.0, at(0, 0)) is None
-    one = Telling(at_s=24.0, evaluations=300, busy_s=6.0, committed=200, first_at_s=24.0, first_evaluations=300)
+    one = telling((24.0, 300), busy_s=6.0, committed=200)
     assert left_s(24.0, at(40, 200, one)) == pytest.approx((2000 - 300) / 50), "its engine's own clock, at first"
-    other = Telling(at_s=26.0, evaluations=400, busy_s=9.0, committed=400, first_at_s=22.0, first_evaluations=200)
+    other = telling((22.0, 200), (26.0, 400), committed=400)
     both = at(60, 600, one, other)
     assert left_s(26.0, both) == pytest.approx((2000 - 300 - 2 * 50 - 400) / 100), "what is under way counts"
     assert left_s(30.0, both) == pytest.approx(8.0), "time goes on between outcomes"
     assert left_s(99.0, both) == 0
 
 
+def test_what_is_said_of_now_is_of_the_last_minute() -> None:
+    """100 a second, then ten times slower: the price of later launches goes by all of it, the time left does not."""
+    slow = telling(
+        *((10.0 * n, 1000.0 * n) for n in range(10)), *((100.0 + 10 * n, 9000.0 + 100 * n) for n in range(20))
+    )
+    assert slow.rate == pytest.approx(10)
+    assert slow.last.at_s - slow.recent[0].at_s == RECENT_S
+    assert slow.mean_rate == pytest.approx((9000 + 1900) / 290)
+    rare = telling((0.0, 0.0), (500.0, 1000.0), (1500.0, 5000.0))
+    assert rare.rate == pytest.approx(4), "between the last two at least"
+
+
 def test_a_process_that_is_gone_counts_for_nothing() -> None:
-    gone = Telling(at_s=0.0, evaluations=500, busy_s=5.0, committed=100, first_at_s=0.0, first_evaluations=500)
-    alive = Telling(at_s=990.0, evaluations=900, busy_s=9.0, committed=900, first_at_s=970.0, first_evaluations=700)
+    gone = telling((0.0, 500), busy_s=5.0, committed=100)
+    alive = telling((970.0, 700), (990.0, 900), committed=900)
     assert left_s(1000.0, at(50, 1000, gone, alive)) == pytest.approx(1000 / 10 - 10)
 
 
 def test_the_rate_is_the_one_that_the_time_left_counts_with() -> None:
-    telling = Telling(at_s=20.0, evaluations=400, busy_s=9.0, committed=400, first_at_s=10.0, first_evaluations=200)
-    progress = at(19, 400, telling)
-    assert images_per_s(20.0, progress) == pytest.approx(1.0), "20 evaluations a second, 20 for an image"
+    progress = at(19, 400, telling((10.0, 200), (20.0, 400), committed=400))
+    assert images_per_s(20.0, progress) == pytest.approx(1.0), "20 a second, 20 for an image"
     assert left_s(20.0, progress) == pytest.approx(80.0)
     assert images_per_s(20.0, at(0, 0)) is None
 
 
 def test_what_is_said_of_it() -> None:
-    telling = Telling(at_s=20.0, evaluations=400, busy_s=9.0, committed=400, first_at_s=10.0, first_evaluations=200)
-    said = describe(at(19, 400, telling, failed=1), 20.0, 40.0)
+    told = telling((10.0, 200), (20.0, 400), committed=400)
+    said = describe(at(19, 400, told, failed=1), 20.0, 40.0)
     assert said == (
-        "1.0 images/s (0.5 since the start), 1:20 left, 1 failed, 2 workers, prompts 5% denoising 85% decoding 10%"
+        "1.0 images/s (0.5 since the start), 1:20 left, 1 failed, 1 worker, prompts 5% denoising 85% decoding 10%"
     )
+
+
+def test_workers_that_are_ready_are_told_of_before_the_first_image() -> None:
+    assert describe(Progress(total=TOTAL, ready=3), 20.0, 40.0) == "3 workers ready, no image yet"
+    assert describe(Progress(total=TOTAL), 20.0, 40.0) == ""
 
 
 def test_phases_stay_with_their_time_and_logs_have_plain_lines(

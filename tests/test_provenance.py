@@ -241,6 +241,15 @@ def test_extra_columns_stay_out(tmp_path: Path) -> None:
     assert b"hidden" not in (tmp_path / name).read_bytes()
 
 
+def test_a_comment_of_another_program_says_nothing() -> None:
+    """Some write UserComment as a text, which Pillow then gives as one."""
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = "holiday"
+    body = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(body, "jpeg", exif=exif)
+    assert read_provenance(body.getvalue()) == (None, None)
+
+
 @pytest.mark.parametrize("body", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
 def test_what_is_no_image_says_nothing(body: bytes) -> None:
     assert read_provenance(body) == (None, None)

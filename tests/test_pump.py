@@ -24,6 +24,22 @@ def test_everything_comes_in_order() -> None:
     assert list(pumped(numbers(threading.Event(), 1000), never)) == list(range(1000))
 
 
+def test_who_waits_can_do_something_meanwhile() -> None:
+    began, done = threading.Event(), threading.Event()
+
+    def waits() -> Generator[int, None, None]:
+        began.wait()
+        yield 1
+
+    def meanwhile() -> None:
+        assert threading.current_thread() is threading.main_thread()
+        began.set()
+        done.set()
+
+    assert list(pumped(waits(), never, meanwhile)) == [1]
+    assert done.is_set()
+
+
 def test_what_is_raised_comes_after_what_was_there() -> None:
     def broken() -> Generator[int, None, None]:
         yield 1

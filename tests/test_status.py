@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -133,3 +134,33 @@ def test_an_unreachable_store_is_told_about_soon(s3_bucket: str) -> None:
         open_run(f"s3://{s3_bucket}/x", s3_settings("http://127.0.0.1:9", None))
     assert caught.value.where == "OUTPUT"
     assert time.monotonic() - began < 15
+
+
+def test_a_launch_that_is_at_work_says_since_when_and_how_fast(
+    store: LocalStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began = datetime.now(UTC) - timedelta(seconds=10)
+    note = LaunchNote(launch_id="1", started_at=began.isoformat(), alive_at=began.isoformat(), planned=9, to_render=9)
+    write_note(store, note)
+    commit(store, *map(rendered, range(1, 6)))
+    found = facts(store, capsys)
+    assert found["at_work_since"] == began.isoformat()
+    assert 0.3 < found["images_per_s"] <= 0.5
+    status(store.uri)
+    assert "images/s in this launch so far" in capsys.readouterr().out
+    write_note(store, replace(note, alive_at=None, finished_at=began.isoformat(), ok=5, images_per_s=2.0))
+    found = facts(store, capsys)
+    assert (found["at_work_since"], found["images_per_s"], found["remaining"]) == (None, 2.0, 4)
+
+
+def test_images_that_are_tried_again_remain_until_they_are_done(
+    store: LocalStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit(store, rendered(1), failed(2), failed(3))
+    note = LaunchNote(launch_id="1", started_at="", planned=3, to_render=2, committed_before=1, retry_failed=True)
+    write_note(store, note)
+    assert facts(store, capsys)["remaining"] == 2
+    commit(store, rendered(2), failed(3), at=LATER)
+    assert facts(store, capsys)["remaining"] == 1
+    write_note(store, replace(note, finished_at="x", ok=1, failed=1))
+    assert facts(store, capsys)["remaining"] == 0

@@ -38,6 +38,7 @@ def test_what_has_begun_is_committed_when_a_launch_is_stopped(folder: Path) -> N
     stopped.process.send_signal(signal.SIGTERM)
     assert stopped.wait() == 130, stopped.err.read_text()
     assert "images that have begun are finished and committed" in stopped.err.read_text()
+    assert "0/2000 images, 1 worker ready, no image yet" in stopped.err.read_text()
     first = committed(folder)
     assert 20 <= first < 1000
     assert f"rendered   {first} images" in stopped.out.read_text()

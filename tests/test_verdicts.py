@@ -221,7 +221,10 @@ def test_drop_needs_a_checker(tmp_path: Path) -> None:
 
 def test_counts_are_in_the_report() -> None:
     tally, teller = Tally.of(Amount()), Teller(worker="a", model_load="b")
-    shard = pa.table({"task_id": [bytes([n]) * 16 for n in range(4)], "evaluations": pa.array([1] * 4)})
+    ones = pa.array([1] * 4, pa.uint32())
+    shard = pa.table(
+        {"task_id": [bytes([n]) * 16 for n in range(4)], "evaluations": ones, "width": ones, "height": ones}
+    )
     rows = metadata(0, 0)
     rows = pa.Table.from_pylist(
         [
@@ -246,6 +249,7 @@ def test_counts_are_in_the_report() -> None:
         ("a nasty little thing", None), ("nastything", None), ("a gun", "gun"), ("begun", None), ("GUN", "gun"),
         ("the guns", None), ("ÄRGER", "ärger"), ("arger", None), ("ｇｕｎ", "gun"), ("straße", "strasse"), ("", None),
         ("a comment", None), ("nasty\nthing", "nasty thing"), ("a 🔫", None),
+        ("nasty_thing", "nasty thing"), ("a _gun_", "gun"),
     ],
 )  # fmt: skip
 def test_blocked_terms_are_whole_words(prompt: str, found: str | None) -> None:

@@ -14,7 +14,7 @@ import pipeline
 from pipeline.config import PoolSection
 from pipeline.distributed.binding import ModelFiles, bind, check_still_bound, find_model
 from pipeline.distributed.outcomes import Tally
-from pipeline.distributed.pace import evaluations_per_s
+from pipeline.distributed.pace import megapixel_evaluations_per_s
 from pipeline.distributed.report import Progress, Report, Tell
 from pipeline.distributed.spec import Pool, WorkerSpec
 from pipeline.errors import JobFileError, OutputError, StoreError
@@ -22,15 +22,16 @@ from pipeline.identity import IdSet
 from pipeline.output.attempts import forget_launch, forget_old
 from pipeline.output.finalize import Finalized, finalize
 from pipeline.output.index import CommittedIndex, load_index
-from pipeline.output.launch_note import LaunchNote, kept_alive, measured_rate, read_notes, write_note
+from pipeline.output.launch_note import LaunchNote, kept_alive, read_notes, write_note
 from pipeline.output.layout import REPORT_KEY
 from pipeline.output.part import RunFacts
 from pipeline.output.requests import has_requests, write_requests
 from pipeline.output.run import Run, read_run
+from pipeline.overview import pace_of
 from pipeline.planning.amount import Amount
 from pipeline.planning.requests import requests
 from pipeline.planning.selection import Selection
-from pipeline.planning.spending import Pace, Spending
+from pipeline.planning.spending import Spending
 from pipeline.planning.tasks import Space, planned_amount
 from pipeline.prepare import Prepared, check_run, numbered_batches, s3_settings, select
 from pipeline.storage.base import ObjectStore
@@ -73,6 +74,21 @@ def launch(prepared: Prepared, options: LaunchOptions, tell: Tell, on_progress: 
     return _Launch(prepared, options, tell, on_progress).run()
 
 
+def nothing_asked(prepared: Prepared) -> Report:
+    """Of a job without a row: what is committed stays as it is."""
+    began, store = time.monotonic(), _open_output(prepared)
+    index = load_index(store)
+    committed = Finalized(ok=len(index.ok), failed=len(index.failed), parts=0)
+    return Report(
+        output_uri=store.uri,
+        finalized=committed,
+        already_failed=committed.failed,
+        rejected_rows=len(prepared.rejected_rows),
+        traffic=store.traffic,
+        elapsed_s=time.monotonic() - began,
+    )
+
+
 class _Launch:
     """One launch, step by step."""
 
@@ -100,8 +116,8 @@ class _Launch:
         if known is not None:
             check_run(known, prepared, store.uri, model.fingerprint)
         work = self._work(known, index)
-        pace = Pace(images_per_s=self._options.images_per_s, evaluations_per_s=measured_rate(self._notes))
-        self._options.spending.check(work.missing, pace)
+        pace = pace_of(prepared, known, work.missing, self._notes)
+        self._options.spending.check(work.missing, replace(pace, images_per_s=self._options.images_per_s))
         waves = None
         if work.missing.images:
             waves = self._render(work, seen, known, model)
@@ -246,11 +262,11 @@ class _Launch:
             failed=progress.failed,
             failures=tuple(tally.failures),
             rejected_rows=len(self._prepared.rejected_rows),
-            workers=len(tally.workers),
+            workers=progress.workers,
             model_loads=tally.model_loads,
             engine=tally.worked.engine,
             image_encode_s=tally.encode_s,
-            worker_rates=tuple(sorted(telling.rate for telling in progress.tellings)),
+            worker_rates=tuple(sorted(telling.mean_rate for telling in progress.tellings)),
             cost=self._cost(waves),
             traffic=tally.worked.traffic + self._store.traffic,
             verdicts=tally.verdicts,
@@ -290,7 +306,8 @@ def _finished(note: LaunchNote, waves: "Waves", added_key: str | None) -> Launch
         ok=progress.ok,
         failed=progress.failed,
         images_per_s=waves.per_second(progress.images),
-        evaluations_per_s=evaluations_per_s(progress.tellings) or waves.per_second(progress.evaluations),
+        megapixel_evaluations_per_s=megapixel_evaluations_per_s(progress.tellings)
+        or waves.per_second(progress.megapixel_evaluations),
         workers=progress.workers,
     )
 

@@ -3,6 +3,7 @@
 This module loads neither torch nor Ray.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -11,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.distributed.report import Progress, Telling
+from pipeline.distributed.report import Mark, Progress, Telling
 from pipeline.identity import Ids, ids_from_bytes
 from pipeline.output.schema import METADATA_SCHEMA
 from pipeline.planning.amount import Amount
@@ -27,7 +28,10 @@ STOPPED = "stopped"
 SHOWN_FAILURES = 10
 
 _OUTCOME_SCHEMA = pa.schema(
-    [*(METADATA_SCHEMA.field(name).with_nullable(True) for name in OUTCOME_COLUMNS), ("evaluations", pa.uint32())]
+    [
+        *(METADATA_SCHEMA.field(name).with_nullable(True) for name in OUTCOME_COLUMNS),
+        ("megapixel_evaluations", pa.float64()),
+    ]
 )
 
 
@@ -54,8 +58,10 @@ class Teller:
     def told(self, rows: pa.Table, shard: pa.Table, worked: Worked) -> pa.Table:
         """The outcomes of a shard, given their metadata and what this process has done so far."""
         ids = pa.array([task_id.hex() for task_id in shard["task_id"].to_pylist()])
-        evaluations = shard["evaluations"].take(pc.index_in(rows["task_id"], ids).combine_chunks())
-        outcomes = rows.select(OUTCOME_COLUMNS).append_column("evaluations", evaluations).cast(_OUTCOME_SCHEMA)
+        planned = shard.take(pc.index_in(rows["task_id"], ids).combine_chunks())
+        pixels = pc.multiply(planned["width"].cast(pa.float64()), planned["height"])
+        work = pc.divide(pc.multiply(pixels, planned["evaluations"]), 1e6)
+        outcomes = rows.select(OUTCOME_COLUMNS).append_column("megapixel_evaluations", work).cast(_OUTCOME_SCHEMA)
         return self._signed(outcomes, worked)
 
     def stopped(self, worked: Worked) -> pa.Table:
@@ -82,18 +88,18 @@ class Tally:
     reported: list[Ids] = field(default_factory=list)
     told: Counter[str] = field(default_factory=Counter)
     """Of how many tasks, by model load."""
-    workers: set[str] = field(default_factory=set)
     verdicts: Counter[str] = field(default_factory=Counter)
     """Of images and failures, but for ``ok``."""
     encode_s: float = 0.0
     """Of images, in threads beside the engines."""
     _worked: dict[str, Worked] = field(default_factory=dict)
     _tellings: dict[str, Telling] = field(default_factory=dict)
+    _most_workers: int = sys.maxsize
 
     @classmethod
-    def of(cls, total: Amount) -> "Tally":
-        """Before the first outcome."""
-        return cls(progress=Progress(total=total))
+    def of(cls, total: Amount, most_workers: int = sys.maxsize) -> "Tally":
+        """Before the first outcome; ``most_workers`` can be at work at once."""
+        return cls(progress=Progress(total=total), _most_workers=most_workers)
 
     @property
     def model_loads(self) -> int:
@@ -106,11 +112,10 @@ class Tally:
 
     def take(self, told: pa.Table, now_s: float) -> pa.Table:
         """Add a worker's table, which arrived now, by a monotonic clock; returns the outcomes in it."""
-        self.workers.update(told["worker"].unique().to_pylist())
         for row in told.group_by("model_load").aggregate([(name, "max") for name in _SUM.values()]).to_pylist():
             self._keep_latest(row["model_load"], {name: row[f"{column}_max"] for name, column in _SUM.items()})
             own = told.filter(pc.equal(told["model_load"], row["model_load"]))
-            self._note(row["model_load"], now_s, pc.sum(own["evaluations"]).as_py() or 0)
+            self._note(row["model_load"], now_s, _sum(own["megapixel_evaluations"]))
         outcomes = told.filter(pc.not_equal(told["status"], STOPPED))
         self.told.update(outcomes["model_load"].to_pylist())
         self.reported.append(ids_from_bytes(bytes.fromhex("".join(outcomes["task_id"].to_pylist()))))
@@ -118,29 +123,25 @@ class Tally:
         failed = outcomes.filter(pc.equal(outcomes["status"], "failed"))
         shown = failed.slice(0, max(0, SHOWN_FAILURES - len(self.failures)))
         self.failures += shown.select([*OUTCOME_COLUMNS]).to_pylist()
-        self.encode_s += pc.sum(outcomes["encode_s"]).as_py() or 0.0
+        self.encode_s += _sum(outcomes["encode_s"])
         self.progress = replace(
             self.progress,
             ok=self.progress.ok + outcomes.num_rows - failed.num_rows,
             failed=self.progress.failed + failed.num_rows,
-            evaluations=self.progress.evaluations + (pc.sum(outcomes["evaluations"]).as_py() or 0),
-            workers=len(self.workers),
+            megapixel_evaluations=self.progress.megapixel_evaluations + _sum(outcomes["megapixel_evaluations"]),
             tellings=tuple(self._tellings.values()),
             engine=self.worked.engine,
         )
         return outcomes
 
-    def _note(self, model_load: str, now_s: float, committed: int) -> None:
+    def _note(self, model_load: str, now_s: float, committed: float) -> None:
+        """The process that told last is the last; of more than can be at work, who was silent longest is gone."""
         engine = self._worked[model_load].engine
-        before = self._tellings.get(model_load)
-        self._tellings[model_load] = Telling(
-            at_s=now_s,
-            evaluations=engine.evaluations,
-            busy_s=engine.busy_s,
-            committed=committed + (before.committed if before else 0),
-            first_at_s=before.first_at_s if before else now_s,
-            first_evaluations=before.first_evaluations if before else engine.evaluations,
-        )
+        mark = Mark(at_s=now_s, work=engine.megapixel_evaluations)
+        before = self._tellings.pop(model_load, None) or Telling(first=mark, recent=(), busy_s=0.0)
+        self._tellings[model_load] = before.then(mark, engine.busy_s, committed)
+        if len(self._tellings) > self._most_workers:
+            del self._tellings[next(iter(self._tellings))]
 
     def _keep_latest(self, model_load: str, sums: Mapping[str, Any]) -> None:
         """Tables of one process may come in another order than they were written; its sums only grow."""
@@ -149,6 +150,10 @@ class Tally:
             engine=EngineCounters(**_larger(asdict(known.engine), sums)),
             traffic=Traffic(**_larger(asdict(known.traffic), sums)),
         )
+
+
+def _sum(column: pa.ChunkedArray) -> float:
+    return pc.sum(column).as_py() or 0.0
 
 
 def _larger(known: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How fast a launch is and when it will end, from evaluations: images of many steps take longer than others."""
+"""How fast a launch is and when it will end, from megapixel-evaluations: images differ in steps and size."""
 
 from collections.abc import Iterable, Iterator
 
@@ -14,27 +14,31 @@ def left_s(now_s: float, progress: Progress) -> float | None:
     What engines have under way counts as they told last, and as they went on since at their rate.
     """
     alive = list(_alive(now_s, progress.tellings))
-    rate = evaluations_per_s(alive)
+    rate = _together(alive)
     if not rate:
         return None
-    ahead = sum(one.evaluations - one.committed + one.rate * (now_s - one.at_s) for one in alive)
-    return max(0.0, (progress.total.evaluations - progress.evaluations - ahead) / rate)
+    ahead = sum(one.last.work - one.committed + one.rate * (now_s - one.last.at_s) for one in alive)
+    return max(0.0, (progress.total.megapixel_evaluations - progress.megapixel_evaluations - ahead) / rate)
 
 
 def images_per_s(now_s: float, progress: Progress) -> float | None:
-    """Of images of the launch's average cost, at the rate that ``left_s`` counts with."""
-    rate = evaluations_per_s(_alive(now_s, progress.tellings))
-    if not rate or not progress.total.evaluations:
+    """Of images of the launch's average cost, at the rate that ``left_s`` counts with: that of the last minute."""
+    rate = _together(_alive(now_s, progress.tellings))
+    if not rate or not progress.total.megapixel_evaluations:
         return None
-    return rate * progress.total.images / progress.total.evaluations
+    return rate * progress.total.images / progress.total.megapixel_evaluations
 
 
-def evaluations_per_s(tellings: Iterable[Telling]) -> float:
-    """Of all engines together while they work: neither Ray's start nor the loading of models is in it."""
+def megapixel_evaluations_per_s(tellings: Iterable[Telling]) -> float:
+    """Of all engines together while they worked: neither Ray's start nor the loading of models is in it."""
+    return sum(telling.mean_rate for telling in tellings)
+
+
+def _together(tellings: Iterable[Telling]) -> float:
     return sum(telling.rate for telling in tellings)
 
 
 def _alive(now_s: float, tellings: Iterable[Telling]) -> Iterator[Telling]:
     for telling in tellings:
-        if now_s - telling.at_s < max(SILENT_S, 10 * (telling.at_s - telling.first_at_s)):
+        if now_s - telling.last.at_s < max(SILENT_S, 10 * (telling.last.at_s - telling.recent[0].at_s)):
             yield telling

@@ -10,12 +10,14 @@ _POLL_S = 0.25
 _AHEAD = 16
 
 
-def pumped(source: Generator[_Item, None, None], over: Callable[[], bool]) -> Iterator[_Item]:
+def pumped(
+    source: Generator[_Item, None, None], over: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None
+) -> Iterator[_Item]:
     """What the source yields, until it ends or ``over``, even where it would block for ever; raises what it raises.
 
-    ``over`` is asked from two threads.
+    ``over`` is asked from two threads. ``meanwhile`` is called now and then while nothing comes, by who reads.
     """
-    pump = _Pump(source, over)
+    pump = _Pump(source, over, meanwhile)
     threading.Thread(target=pump.run, name="outcomes", daemon=True).start()
     try:
         yield from pump.items()
@@ -24,8 +26,10 @@ def pumped(source: Generator[_Item, None, None], over: Callable[[], bool]) -> It
 
 
 class _Pump(Generic[_Item]):
-    def __init__(self, source: Generator[_Item, None, None], over: Callable[[], bool]) -> None:
-        self._source, self._over = source, over
+    def __init__(
+        self, source: Generator[_Item, None, None], over: Callable[[], bool], meanwhile: Callable[[], None]
+    ) -> None:
+        self._source, self._over, self._meanwhile = source, over, meanwhile
         self._ready: queue.Queue[tuple[_Item] | BaseException | None] = queue.Queue(_AHEAD)
         """Items, what was raised, or None at the end."""
         self.left = threading.Event()
@@ -47,6 +51,7 @@ class _Pump(Generic[_Item]):
             except queue.Empty:
                 if self._over():
                     return
+                self._meanwhile()
                 continue
             if found is None:
                 return

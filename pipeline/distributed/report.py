@@ -13,30 +13,57 @@ from pipeline.storage.traffic import Traffic
 
 Tell = Callable[[str], None]
 """Takes a sentence for people."""
+RECENT_S = 60.0
+"""What is said of the present is measured over so long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """What a process had done at a moment."""
+
+    at_s: float
+    """By the driver's monotonic clock."""
+    work: float
+    """Megapixel-evaluations through its engine, of images under way too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Telling:
-    """A worker's process by what it told last."""
+    """A worker's process by what it told."""
 
-    at_s: float
-    """When, by the driver's monotonic clock."""
-    evaluations: int
-    """Through its engine, of images under way too."""
+    first: Mark
+    recent: tuple[Mark, ...]
+    """Up to what it told last; as far back as ``RECENT_S`` and to the telling before at least, where there is one."""
     busy_s: float
     """Of its engine."""
-    committed: int = 0
-    """Evaluations of images that have an outcome."""
-    first_at_s: float
-    first_evaluations: int
-    """When it told first, and what."""
+    committed: float = 0.0
+    """Megapixel-evaluations of images that have an outcome."""
+
+    @property
+    def last(self) -> Mark:
+        return self.recent[-1]
 
     @property
     def rate(self) -> float:
-        """Evaluations per second, between the first time and the last; by its engine's own clock before."""
-        if self.at_s > self.first_at_s:
-            return (self.evaluations - self.first_evaluations) / (self.at_s - self.first_at_s)
-        return self.evaluations / self.busy_s if self.busy_s else 0.0
+        """Megapixel-evaluations per second, of late; by its engine's own clock until it has told twice."""
+        return self._since(self.recent[0])
+
+    @property
+    def mean_rate(self) -> float:
+        """The same from its first telling on."""
+        return self._since(self.first)
+
+    def then(self, mark: Mark, busy_s: float, committed: float) -> "Telling":
+        """After one more telling, in which images of ``committed`` had outcomes."""
+        recent = [*self.recent, mark]
+        while len(recent) > 2 and recent[1].at_s <= mark.at_s - RECENT_S:
+            del recent[0]
+        return Telling(first=self.first, recent=tuple(recent), busy_s=busy_s, committed=self.committed + committed)
+
+    def _since(self, mark: Mark) -> float:
+        if self.last.at_s > mark.at_s:
+            return (self.last.work - mark.work) / (self.last.at_s - mark.at_s)
+        return self.last.work / self.busy_s if self.busy_s else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,16 +73,23 @@ class Progress:
     total: Amount
     ok: int = 0
     failed: int = 0
-    evaluations: int = 0
-    workers: int = 0
-    """That have told of an outcome."""
+    megapixel_evaluations: float = 0.0
+    """Of images that have an outcome."""
+    ready: int = 0
+    """Workers that have loaded the model, until the first tells of an outcome."""
     tellings: tuple[Telling, ...] = ()
+    """Of as many processes as can be at work at once: what died and was started anew is not among them."""
     engine: EngineCounters = field(default_factory=EngineCounters)
     """Of all of them."""
 
     @property
     def images(self) -> int:
         return self.ok + self.failed
+
+    @property
+    def workers(self) -> int:
+        """That have told of an outcome."""
+        return len(self.tellings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +124,7 @@ class Report:
     traffic: Traffic = field(default_factory=Traffic)
     """With the output, of the driver and all workers; what dead ones had not told is missing."""
     worker_rates: tuple[float, ...] = ()
-    """Evaluations per second of each process, the slowest first."""
+    """Megapixel-evaluations per second of each process, the slowest first."""
     cost: float | None = None
     """Of the waves, where a price per hour is given."""
     elapsed_s: float = 0.0

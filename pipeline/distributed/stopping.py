@@ -65,6 +65,24 @@ def make_board() -> Any:
     return ray.remote(num_cpus=0, max_concurrency=100_000)(_Board).remote()
 
 
+class Ready:
+    """How many workers have loaded the model: each then waits at the board. Asking never waits."""
+
+    def __init__(self, board: Any) -> None:
+        self._board, self._asked, self._number = board, None, 0
+
+    def number(self) -> int:
+        """As the board said when it was asked last, and ask again."""
+        if self._board is None:
+            return 0
+        if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
+            with suppress(ray.exceptions.RayError):
+                self._number = ray.get(self._asked)
+            self._asked = None
+        self._asked = self._asked or self._board.working.remote()
+        return self._number
+
+
 class Stop:
     """The driver's side: who asked to stop, and whether all workers have."""
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Timer
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ from pipeline.distributed.pump import pumped
 from pipeline.distributed.report import Progress, Tell
 from pipeline.distributed.shards import ShardPlan
 from pipeline.distributed.spec import Pool, WorkerSpec
-from pipeline.distributed.stopping import Stop
+from pipeline.distributed.stopping import Ready, Stop
 from pipeline.errors import JobBrokenError
 from pipeline.identity import IdSet
 from pipeline.output.index import load_index
@@ -63,11 +63,12 @@ class Waves:
         self._tell, self._on_progress = tell, on_progress
         self.stop, self.added = stop, added
         self.missing = work.missing
-        self.tally = Tally.of(work.missing)
+        self.tally = Tally.of(work.missing, pool.workers)
+        self._ready = Ready(spec.board)
         self.busy_s = 0.0
         """Of all waves, the loading of models included."""
 
-    def per_second(self, amount: int) -> float | None:
+    def per_second(self, amount: float) -> float | None:
         """An amount over the time of all waves, the loading of models included."""
         return amount / self.busy_s if self.busy_s else None
 
@@ -111,11 +112,16 @@ class Waves:
         silence.start()
         try:
             source = run_wave(plan, work.prepared.points, committed, self._spec, self._pool)
-            for outcomes in pumped(source, lambda: self.stop.complete(self.tally.told)):
+            for outcomes in pumped(source, lambda: self.stop.complete(self.tally.told), self._tell_of_ready):
                 silence.cancel()
                 yield outcomes
         finally:
             silence.cancel()
+
+    def _tell_of_ready(self) -> None:
+        """Until the first outcome comes."""
+        if not self.tally.progress.tellings and (ready := self._ready.number()):
+            self._on_progress(replace(self.tally.progress, ready=ready))
 
     def _tell_of_silence(self) -> None:
         self._tell(f"still no image after {SILENCE_S:g} s; the cluster has {cluster_summary()}")

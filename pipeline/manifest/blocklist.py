@@ -9,7 +9,7 @@ from pipeline.errors import JobFileError, StoreError
 from pipeline.storage.location import open_parent
 from pipeline.storage.s3_settings import S3Settings
 
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"[^\W_]+")
 _WHERE = "prompts.blocklist"
 
 

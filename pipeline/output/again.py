@@ -42,7 +42,11 @@ def _model(run: Run) -> Iterator[str]:
         "model.dtype": run.constants.dtype,
         "model.loras": run.job.get("model", {}).get("loras"),
         "model.call": run.constants.call,
+        # Where the model was loaded without its checker it may be one that is refused, or much to fetch.
+        "render.safety_checker": "off" if run.job.get("render", {}).get("safety_checker") == "off" else None,
     }
+    if run.model_id.startswith("s3://"):
+        wanted |= {f"s3.{name}": value for name, value in run.job.get("s3", {}).items() if value != "auto"}
     yield from _set({key: value for key, value in wanted.items() if value})
 
 

@@ -24,7 +24,7 @@ class LaunchNote:
     """Images the job is about, committed ones included."""
     to_render: int
     committed_before: int = 0
-    """Tasks of the whole run, failed ones included, that had an outcome when the launch began."""
+    """Tasks of the whole run that were done when the launch began: failed ones too, unless it tries these again."""
     rejected_rows: int = 0
     workers: int = 0
     retry_failed: bool = False
@@ -34,7 +34,8 @@ class LaunchNote:
     ok: int = 0
     failed: int = 0
     images_per_s: float | None = None
-    evaluations_per_s: float | None = None
+    megapixel_evaluations_per_s: float | None = None
+    """Of all its workers together while they worked."""
     added_key: str | None = None
     """Of the list of tasks that have an outcome through this launch."""
 
@@ -84,7 +85,7 @@ def read_notes(store: ObjectStore) -> Iterator[LaunchNote]:
             continue  # a note is only for people; one of another version is left out
 
 
-def measured_rate(notes: Iterable[LaunchNote]) -> float | None:
-    """Evaluations per second of the last launch that tells; all its engines together while they worked."""
-    told = [note.evaluations_per_s for note in notes if note.evaluations_per_s]
+def last_measured(notes: Iterable[LaunchNote]) -> LaunchNote | None:
+    """The last launch that tells how fast it was."""
+    told = [note for note in notes if note.megapixel_evaluations_per_s]
     return told[-1] if told else None

@@ -55,7 +55,7 @@ SAMPLERS: Mapping[str, str] = {
     "flow_match_heun": "Heun",
 }
 """Our schedulers as the web UI, or its successors, call them."""
-_SCHEDULES = {"karras": "Karras", "exponential": "Exponential"}
+_SCHEDULES = {"karras": "Karras", "exponential": "Exponential", "beta": "Beta"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,11 +148,13 @@ def read_provenance(body: bytes) -> tuple[str | None, str | None]:
         with Image.open(io.BytesIO(body)) as image:
             image.load()  # a PNG's text may stand behind its pixels
             packet, infotext = image.info.get("xmp", b""), image.info.get(INFOTEXT_KEYWORD)
-            comment = image.getexif().get_ifd(_EXIF).get(_USER_COMMENT, b"") if infotext is None else b""
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
+            comment = image.getexif().get_ifd(_EXIF).get(_USER_COMMENT) if infotext is None else None
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, struct.error):
         return None, None
     found = _IDENTIFIER.search(packet)
-    if comment.startswith(b"UNICODE\0"):
+    if not isinstance(comment, bytes):  # none, or one that other programs wrote as a text
+        pass
+    elif comment.startswith(b"UNICODE\0"):
         infotext = comment[8:].decode("utf-16-be", "replace")
     elif comment.startswith(b"ASCII\0\0\0"):
         infotext = comment[8:].decode("ascii", "replace")

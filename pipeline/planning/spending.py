@@ -8,19 +8,23 @@ from pipeline.planning.amount import Amount
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How fast all workers together are: as somebody says, or as an earlier launch of the run measured."""
+    """How fast the workers of a launch are together: as somebody says, or as an earlier one of the run measured."""
 
     images_per_s: float | None = None
     """Given; counts before what was measured."""
-    evaluations_per_s: float | None = None
-    """Measured while engines worked: it holds for other step counts too, and knows nothing of starting and loading."""
+    megapixel_evaluations_per_s: float | None = None
+    """Measured while engines worked: it holds for other steps and sizes too, and knows nothing of starting."""
+    workers: int | None = None
+    """Where it is known how many will work."""
+    measured_images: int = 0
+    """That the measured launch rendered."""
 
     def hours(self, work: Amount) -> float | None:
         """None where neither is known."""
         if self.images_per_s is not None:
             return work.images / self.images_per_s / 3600
-        if self.evaluations_per_s:
-            return work.evaluations / self.evaluations_per_s / 3600
+        if self.megapixel_evaluations_per_s:
+            return work.megapixel_evaluations / self.megapixel_evaluations_per_s / 3600
         return None
 
 

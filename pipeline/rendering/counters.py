@@ -9,6 +9,8 @@ class EngineCounters:
 
     evaluations: int = 0
     """Rows of tasks that went through the denoiser."""
+    megapixel_evaluations: float = 0.0
+    """Each times the size of its picture: the unit of cost."""
     padded_rows: int = 0
     """Dummy rows that went along."""
     denoiser_calls: int = 0

@@ -233,7 +233,11 @@ class Engine:
         for slot in self._slots:
             slot.render_s += elapsed_s * slot.rows / used
         self._counters += EngineCounters(
-            evaluations=used, padded_rows=self._rows - used, denoiser_calls=1, denoise_s=elapsed_s
+            evaluations=used,
+            megapixel_evaluations=used * self._slots[0].task.recipe.megapixels,  # a batch is of one size
+            padded_rows=self._rows - used,
+            denoiser_calls=1,
+            denoise_s=elapsed_s,
         )
 
     def _settle(self, group: Group | None) -> None:

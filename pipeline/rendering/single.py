@@ -93,7 +93,12 @@ class SingleEngine:
             return [failure(task, "denoise", error)]
         elapsed_s = self._clock() - began
         count = evaluations(task.recipe.scheduler, task.recipe.num_inference_steps)
-        self._counters += EngineCounters(evaluations=count, denoiser_calls=count, denoise_s=elapsed_s)
+        self._counters += EngineCounters(
+            evaluations=count,
+            megapixel_evaluations=count * task.recipe.megapixels,
+            denoiser_calls=count,
+            denoise_s=elapsed_s,
+        )
         if not np.isfinite(images).all():
             return [not_finite(task)]
         return [

@@ -168,7 +168,7 @@ def test_three_bad_rows_in_a_thousand(tmp_path: Path) -> None:
     result = check_manifest(manifest)
     assert (result.rows, result.good, result.rejected_count) == (1000, 997, 3)
     text = str(rejection_error(result, manifest))
-    assert f"where: {tmp_path}/m.parquet, row 10 (from 0), column prompt" in text
+    assert f"where:   {tmp_path}/m.parquet, row 10 (from 0), column prompt" in text
     assert "3 of 1000" in text
     assert "m.parquet, row 500 (from 0), column prompt: null prompt" in text
     assert "--skip-bad-rows" in text

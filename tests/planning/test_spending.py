@@ -6,19 +6,19 @@ from pipeline.errors import InputError
 from pipeline.planning.amount import Amount
 from pipeline.planning.spending import Pace, Spending
 
-WORK = Amount(images=7200, evaluations=720_000)
+WORK = Amount(images=7200, megapixel_evaluations=180_000.0)
 
 
 def test_hours_follow_what_is_known() -> None:
     assert Pace().hours(WORK) is None
     assert Pace(images_per_s=2.0).hours(WORK) == 1.0
-    assert Pace(evaluations_per_s=100.0).hours(WORK) == 2.0
-    assert Pace(images_per_s=2.0, evaluations_per_s=100.0).hours(WORK) == 1.0
+    assert Pace(megapixel_evaluations_per_s=25.0).hours(WORK) == 2.0
+    assert Pace(images_per_s=2.0, megapixel_evaluations_per_s=25.0).hours(WORK) == 1.0
 
 
 def test_what_is_within_its_limits_passes() -> None:
     Spending().check(WORK, Pace())
-    Spending(max_images=7200, max_cost=6.0, price_per_hour=3.0).check(WORK, Pace(evaluations_per_s=100.0))
+    Spending(max_images=7200, max_cost=6.0, price_per_hour=3.0).check(WORK, Pace(megapixel_evaluations_per_s=25.0))
     Spending(max_images=0, max_cost=0.0, price_per_hour=3.0).check(Amount(), Pace(images_per_s=1.0))
 
 
