@@ -1,12 +1,12 @@
 """Options that verbs share: a job file, keys put over it, or a job without a file; how to reach an S3 server."""
 
-import os
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from pipeline.cache import cache_folder as cache_folder  # the verbs find it beside the options
 from pipeline.config import Job, load_job, parse_setting
 from pipeline.errors import InputError
 from pipeline.storage.s3_settings import S3Settings
@@ -60,11 +60,6 @@ EndpointUrl = Annotated[
     str | None, typer.Option("--endpoint-url", metavar="URL", help="S3 server to use instead of AWS.")
 ]
 Region = Annotated[str | None, typer.Option("--region", help="Region of the S3 bucket.")]
-
-
-def cache_folder() -> Path:
-    """Where Darkroom keeps what it need not find out twice: digests of files, models of object storage."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom"
 
 
 def s3_settings(endpoint_url: str | None, region: str | None) -> S3Settings:

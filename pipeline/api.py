@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from pipeline.cache import cache_folder
 from pipeline.config import Job, load_job
 from pipeline.errors import RenderError
 from pipeline.identity import IdSet
@@ -21,8 +22,6 @@ from pipeline.recipe import Recipe, RenderTask
 
 if TYPE_CHECKING:
     from pipeline.distributed.report import Progress, Report
-
-CACHE = Path.home() / ".cache" / "darkroom"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +47,7 @@ def plan(job: Job, *, limit: int | None = None, sample: int | None = None) -> di
 
     Raises ``InputError`` for whatever cannot be rendered. Neither torch nor Ray is loaded.
     """
-    prepared = prepare(job, cache_folder=CACHE)
+    prepared = prepare(job, cache_folder=cache_folder())
     return describe(prepared, figures_of(prepared, limit, sample))
 
 
@@ -70,8 +69,10 @@ def render(
     """
     from pipeline.distributed.launch import LaunchOptions, launch
 
-    options = LaunchOptions(address=address, cache_folder=CACHE, limit=limit, sample=sample, retry_failed=retry_failed)
-    return launch(prepare(job, cache_folder=CACHE), options, tell, on_progress)
+    options = LaunchOptions(
+        address=address, cache_folder=cache_folder(), limit=limit, sample=sample, retry_failed=retry_failed
+    )
+    return launch(prepare(job, cache_folder=cache_folder()), options, tell, on_progress)
 
 
 def draw(
@@ -84,7 +85,7 @@ def draw(
     """
     from pipeline.rendering.results import Failed
 
-    prepared = prepare(job, cache_folder=CACHE)
+    prepared = prepare(job, cache_folder=cache_folder())
     renderer, space = _loaded(prepared, device)
     for outcome in renderer.render(_tasks(prepared, space, limit, sample)):
         if isinstance(outcome, Failed):
@@ -116,7 +117,7 @@ def _loaded(prepared: Prepared, device: str | None) -> tuple[Any, Space]:
         call=prepared.job.model.call,
     )
     digest = prepared.constants(
-        fingerprint(folder, DigestCache(CACHE / "digests"), source.lora_files()), dtype
+        fingerprint(folder, DigestCache(cache_folder() / "digests"), source.lora_files()), dtype
     ).digest()
     return renderer, Space(axes=prepared.axes, family=prepared.model.family, run_digest=digest)
 
