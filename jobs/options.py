@@ -1,14 +1,15 @@
 """Options that verbs share: a job file, keys put over it, or a job without a file; how to reach an S3 server."""
 
-import os
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from pipeline.cache import cache_folder as cache_folder  # the verbs find these two beside the options
 from pipeline.config import Job, load_job, parse_setting
 from pipeline.errors import InputError
+from pipeline.planning.spending import check_rate as check_rate
 from pipeline.storage.s3_settings import S3Settings
 
 JobFile = Annotated[Path | None, typer.Argument(metavar="[JOB]", help="Job file (YAML).", show_default=False)]
@@ -62,11 +63,6 @@ EndpointUrl = Annotated[
 Region = Annotated[str | None, typer.Option("--region", help="Region of the S3 bucket.")]
 
 
-def cache_folder() -> Path:
-    """Where Darkroom keeps what it need not find out twice: digests of files, models of object storage."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom"
-
-
 def s3_settings(endpoint_url: str | None, region: str | None) -> S3Settings:
     """How a verb without a job file reaches S3; what is not given comes the usual AWS way."""
     try:
@@ -85,14 +81,6 @@ def load(path: Path | None, settings: list[str] | None, **keys: str | None) -> J
             given.append((key, value.split(",") if key in ("sweep.schedulers", "sweep.sizes") else value))
     given += [parse_setting(text) for text in settings or ()]
     return load_job(path, given, date.today())
-
-
-def check_rate(rate: float | None, price: float | None) -> None:
-    """``InputError`` for numbers that are none of what they are called."""
-    if rate is not None and not 0 < rate < float("inf"):
-        raise InputError("nothing is rendered at this rate", where="--rate", value=rate, allowed="more than 0 images/s")
-    if price is not None and not 0 <= price < float("inf"):
-        raise InputError("this is no price", where="--price-per-hour", value=price, allowed="0 or more")
 
 
 def check_prompt(prompt: str | None, negative_prompt: str | None, manifest: str | None) -> None:

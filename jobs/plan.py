@@ -6,7 +6,6 @@ from typing import Any
 import typer
 
 from jobs import options
-from pipeline.errors import InputError
 from pipeline.overview import SHOWN_VALUES, describe, figures_of, time_and_cost
 from pipeline.planning.count import MAX_ROWS_COMPARED
 from pipeline.prepare import prepare
@@ -38,8 +37,6 @@ def plan(
         job, settings, manifest=manifest, model__id=model, sweep__seeds=seeds, sweep__guidance_scales=guidance_scales,
         sweep__num_inference_steps=steps, sweep__schedulers=schedulers, sweep__sizes=sizes, output__uri=output,
     )  # fmt: skip
-    if limit is not None and sample is not None:
-        raise InputError("--limit and --sample exclude each other", allowed="one of them")
     options.check_rate(rate, price)
     prepared = prepare(given, skip_bad_rows=skip_bad_rows, cache_folder=options.cache_folder())
     figures = figures_of(prepared, limit, sample)

@@ -9,7 +9,6 @@ import typer
 from jobs import options
 from jobs.prompt import NO_MANIFEST, with_prompt
 from pipeline.distributed.parcel import RAYS_FOLDER, check_output
-from pipeline.errors import InputError
 from pipeline.planning.spending import Spending
 from pipeline.prepare import prepare
 
@@ -57,8 +56,6 @@ def render(
         sweep__guidance_scales=guidance_scales, sweep__num_inference_steps=steps, sweep__schedulers=schedulers,
         sweep__sizes=sizes, output__uri=output,
     )  # fmt: skip
-    if limit is not None and sample is not None:
-        raise InputError("--limit and --sample exclude each other", allowed="one of them")
     if prompt is not None:
         given = with_prompt(given, prompt, negative_prompt)
     if RAYS_FOLDER in Path.cwd().parts:  # of a job that was submitted, in whatever way

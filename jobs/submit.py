@@ -13,6 +13,7 @@ import yaml
 from jobs import options
 from pipeline.distributed.parcel import check_output, left_out, pack, parcel_of, shipped_name
 from pipeline.errors import InputError
+from pipeline.planning.selection import check_choice
 
 if TYPE_CHECKING:
     from pipeline.distributed.submit import Cluster
@@ -76,8 +77,7 @@ def submit(
 
     Example: darkroom submit job.yaml --address http://head:8265
     """
-    if limit is not None and sample is not None:
-        raise InputError("--limit and --sample exclude each other", allowed="one of them")
+    check_choice(limit, sample)
     options.check_rate(rate, price)
     given = {
         "--manifest": manifest, "--model": model, "--seeds": seeds, "--guidance-scales": guidance_scales,

@@ -225,6 +225,12 @@ def load_job(path: Path | None, settings: Iterable[tuple[str, Any]], today: date
     return job.model_copy(update={"output": output})
 
 
+def is_section(key: str) -> bool:
+    """Whether a key of a job has keys of its own; a mapping under another one is a value."""
+    field = Job.model_fields.get(key)
+    return field is not None and _section_of(field.annotation) is not None
+
+
 def parse_setting(text: str) -> tuple[str, Any]:
     """``--set key.sub=value``; the value is read as YAML."""
     key, equals, value = text.partition("=")

@@ -29,7 +29,7 @@ from pipeline.planning.count import Count, count
 from pipeline.planning.grids import Axes, number_of_points
 from pipeline.planning.limits import MAX_POINTS, Refusal, refusals, unfit_steps
 from pipeline.planning.rows import Numbered, Rows, keep_rows
-from pipeline.planning.selection import Selection, first_tasks, sample_rows, sample_tasks
+from pipeline.planning.selection import Selection, check_choice, first_tasks, sample_rows, sample_tasks
 from pipeline.schedulers import scheduler_of
 from pipeline.storage.s3_settings import S3Settings
 from pipeline.sweep import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
@@ -151,7 +151,8 @@ def check_run(run: Run, prepared: Prepared, where: str, model_fingerprint: str |
 
 
 def select(prepared: Prepared, *, limit: int | None, sample: int | None) -> Selection:
-    """The tasks a launch is about."""
+    """The tasks a launch is about. ``InputError`` for a ``limit`` and a ``sample`` together."""
+    check_choice(limit, sample)
     counted, axes, family = prepared.count, prepared.axes, prepared.model.family
     skipped = np.union1d(prepared.rejected_rows, counted.repeated)
     every = Selection(skipped=skipped, repeats=counted.repeats)

@@ -31,7 +31,10 @@ def set_to(*settings: str) -> Job:
         ("sweep.seeds: 0-3", "unknown key 'sweep.seeds'; it belongs under `sweep`: write `sweep: {seeds: …}`"),
         ("seeds: 0-3", "unknown key 'seeds'; it belongs under `sweep`"),
         ("foo.bar: 1", "unknown key 'foo.bar'"),
-        ("foo: 1\nrender: {rowz: 1, rows: 1}", "unknown key 'rowz'; did you mean 'rows'? (wrong too: foo, render.rows)"),
+        (
+            "foo: 1\nrender: {rowz: 1, rows: 1}",
+            "unknown key 'rowz'; did you mean 'rows'? (wrong too: foo, render.rows)",
+        ),
         ("model: {loras: [{id: a, wieght: 1}]}", "unknown key 'wieght'; did you mean 'weight'?"),
         ("1: 2", "unknown key '1'"),
         ("sweep: {1: 2}", "unknown key '1'"),

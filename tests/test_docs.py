@@ -2,20 +2,33 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from datetime import date
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import pytest
 from pydantic import BaseModel
 from typer.main import get_group
 
 from jobs.cli import app
 from pipeline.config import Job, load_job
 from pipeline.distributed.report import Report
-from pipeline.output.finalize import Finalized
+from pipeline.errors import InputError
+from pipeline.output.finalize import Finalized, finalize
 from pipeline.output.schema import METADATA_SCHEMA
+from pipeline.schedulers import SCHEDULERS, SPACINGS, scheduler_of
+from pipeline.storage.local import LocalStore
+from tests.test_export import IMAGES, exported, write_output
+from tests.test_output import commit, rendered
+from tests.test_readers import datasets
+
+__all__ = ["datasets"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -98,6 +111,101 @@ def test_options_of_submit_exist() -> None:
     }
     named = {word for row in table("cluster.md", "| | |") for word in re.findall(r"`(--[a-z-]+)", row[0])}
     assert {"--address", "--no-wait", "--image"} <= named | used <= options
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "cluster" / "README.md"]
+COMMAND = re.compile(r"(?:.*(?:&&|\||--) |(?:\w+=\S+ )+)?darkroom (.*)")
+"""At the beginning of a line of shell, or after what a shell takes for the end of something else."""
+
+
+def command_lines(page: Path) -> list[str]:
+    """What follows ``darkroom`` in the fenced and indented blocks of a page."""
+    text = page.read_text().replace("\\\n", "")
+    lines = [line for block in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
+    lines += re.findall(r"^    (.*)", text, re.M)
+    return [found[1] for line in lines if (found := COMMAND.fullmatch(line.strip()))]
+
+
+COMMAND_LINES = list(dict.fromkeys(line for page in PAGES for line in command_lines(page)))
+
+
+def verb_of(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that these words name, and what it is given."""
+    command: Any = get_group(app)
+    while hasattr(command, "commands"):
+        assert words[0] in command.commands
+        command = command.commands[words[0]]
+        words = words[1:]
+    return command, words
+
+
+def test_command_lines_are_found() -> None:
+    assert len(COMMAND_LINES) > 25
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_every_command_line_can_be_parsed(line: str) -> None:
+    """Verbs, options and the kinds of their values; nothing is run."""
+    command, words = verb_of(shlex.split(line, comments=True))
+    command.make_context(line, words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_verbs_and_options_in_texts_exist(page: Path) -> None:
+    """In texts, words such as N stand for values, so that only names can be looked at."""
+    for text in re.findall(r"`darkroom\s([a-z][^`]*)`", page.read_text()):
+        command, words = verb_of(text.split())
+        options = {name for option in command.params for name in option.opts}
+        assert {word for word in words if word.startswith("-")} <= options, text
+
+
+def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    store = LocalStore(tmp_path / "renders" / "mine")
+    commit(store, rendered(1), rendered(2))
+    finalize(store)
+    monkeypatch.chdir(tmp_path)
+    *before, last = block.strip().splitlines()
+    names: dict[str, Any] = {}
+    exec("\n".join(before), names)
+    assert [row["prompt"] for row in eval(last, names)] == ["p1", "p2"]
+
+
+@pytest.mark.parametrize("form", ["imagefolder", "webdataset"])
+def test_exports_load_by_the_line_in_their_table(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, datasets: ModuleType
+) -> None:
+    (cell,) = [
+        row[2] for row in table("exports.md", "| `--to` | what there is | read it with |") if row[0] == f"`{form}`"
+    ]
+    (line,) = re.findall(r"`(load_dataset\(.*?\))`", cell)
+    exported(write_output(tmp_path / "out"), tmp_path / "DEST", form)
+    monkeypatch.chdir(tmp_path)
+    load_dataset = partial(datasets.load_dataset, split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(eval(line, {"load_dataset": load_dataset, "DEST": "DEST"})) == IMAGES
+
+
+def takes(scheduler: str) -> bool:
+    try:
+        scheduler_of(scheduler)
+    except InputError:
+        return False
+    return True
+
+
+def test_the_table_of_scheduler_options_is_what_is_accepted() -> None:
+    rows = table("job-file.md", "| option | means | for |")
+    named: dict[str, set[str]] = {}
+    for options, _, those in rows:
+        names = set(those.removeprefix("all but ").split(", "))
+        assert names <= SCHEDULERS.keys()
+        for option in options.split(", "):
+            named[option] = SCHEDULERS.keys() - names if those.startswith("all but ") else names
+    for option, names in named.items():
+        assert names == {name for name in SCHEDULERS if takes(f"{name}:{option}")}, option
+    kinds = SCHEDULERS.values()
+    words = {word for kind in kinds for word in (*kind.sigma_schedules, *kind.lists)} | {*SPACINGS}
+    assert {option.partition("=")[0] for option in named} == words
 
 
 def test_links_lead_somewhere() -> None:

@@ -30,9 +30,10 @@ from pipeline.output.verdicts import verdict_of
 from pipeline.planning.amount import Amount
 from pipeline.prepare import Prepared, prepare
 from pipeline.rendering.engine import Engine
+from pipeline.rendering.judge import Judge
 from pipeline.rendering.loading import load_model
 from pipeline.rendering.results import Outcome
-from pipeline.rendering.safety import Judge, load_checker
+from pipeline.rendering.safety import load_checker
 from pipeline.storage.local import LocalStore
 from tests import tiny_models
 from tests.noise import noise

@@ -108,6 +108,7 @@ class _Launch:
         for note in alive:
             tell(f"warning: the launch {note.launch_id} seems to be at work on this output too; "
                  "what both render is work wasted, and nothing is lost")  # fmt: skip
+        selection = select(prepared, limit=self._options.limit, sample=self._options.sample)
         tell(f"resolving model {prepared.source.model_id}")
         seen, index = read_run(store), load_index(store)
         model = find_model(prepared, seen, self._options.cache_folder, tell)
@@ -115,7 +116,7 @@ class _Launch:
         known = seen if len(index.all()) or alive else None
         if known is not None:
             check_run(known, prepared, store.uri, model.fingerprint)
-        work = self._work(known, index)
+        work = self._work(selection, known, index)
         pace = pace_of(prepared, known, work.missing, self._notes)
         self._options.spending.check(work.missing, replace(pace, images_per_s=self._options.images_per_s))
         waves = None
@@ -129,9 +130,8 @@ class _Launch:
             store.put(REPORT_KEY, report.as_json().encode())
         return report
 
-    def _work(self, known: Run | None, index: CommittedIndex) -> "_Work":
+    def _work(self, selection: Selection, known: Run | None, index: CommittedIndex) -> "_Work":
         prepared = self._prepared
-        selection = select(prepared, limit=self._options.limit, sample=self._options.sample)
         committed = index.ok if self._options.retry_failed else index.all()
         whole = missing = prepared.count.amount
         if known is not None or selection.picks is not None:

@@ -28,12 +28,12 @@ from pipeline.distributed.watchdog import die, leave, watch
 from pipeline.distributed.worker_log import WorkerLog
 from pipeline.errors import DarkroomError, ModelError
 from pipeline.identity import part_id
-from pipeline.model.files import has_checker
 from pipeline.model.fingerprint import DigestCache, fingerprint
 from pipeline.output.attempts import Attempts, Process
 from pipeline.output.part import PartWriter
 from pipeline.output.schema import METADATA_SCHEMA
-from pipeline.rendering.results import Failed, Outcome
+from pipeline.rendering.judge import load_judge
+from pipeline.rendering.results import Failed
 from pipeline.storage.location import open_store
 
 if TYPE_CHECKING:
@@ -75,7 +75,14 @@ class RenderWorker:
         self._engine = self._renderer(spec, folder, loras)
         self._store = store = open_store(spec.output_uri, spec.s3)
         self._open_part: Callable[[pa.Table], PartWriter] = lambda shard: PartWriter(store, shard, spec.facts)
-        self._runner = ShardRunner(self._engine, self._open_part, _judge(spec, folder))
+        judge = load_judge(
+            folder,
+            checked=spec.model.checked,
+            drop=spec.drop_flagged,
+            dtype=spec.facts.dtype,
+            device=spec.device,
+        )
+        self._runner = ShardRunner(self._engine, self._open_part, judge)
         watch(self._runner, spec.watchdog_s)
         self._attempts = Attempts(store, spec.launch_id, self._process)
         self._suspicions = Suspicions(self._attempts, node_gone)
@@ -190,15 +197,6 @@ class RenderWorker:
             if self._leaving:
                 time.sleep(FAREWELL_S)
                 leave()
-
-
-def _judge(spec: WorkerSpec, folder: Path) -> Callable[[Outcome], Outcome]:
-    """What looks at every picture before it is stored."""
-    if not (spec.model.checked and has_checker(folder)):
-        return lambda outcome: outcome
-    from pipeline.rendering.safety import Judge, load_checker  # loads torch
-
-    return Judge(load_checker(folder, dtype=spec.facts.dtype, device=spec.device), drop=spec.drop_flagged)
 
 
 async def _for_ever() -> None:

@@ -24,7 +24,7 @@ from pipeline.output.layout import PNG_FILES, Packing, part_key, part_prefix
 from pipeline.output.payloads import Stored, StoredObject, open_payloads
 from pipeline.output.provenance import provenance_of
 from pipeline.output.schema import METADATA_SCHEMA
-from pipeline.output.verdicts import verdict_of
+from pipeline.output.verdicts import kept_verdict
 from pipeline.rendering.results import Outcome, Rendered
 from pipeline.storage.base import ObjectStore
 
@@ -101,7 +101,7 @@ class PartWriter:
         self._payloads.add(outcome.task.task_id, image)
         return {
             "status": "ok",
-            "verdict": "flagged" if outcome.flagged else verdict_of(outcome.pixels),
+            "verdict": kept_verdict(outcome),
             "pixel_sha256": image.pixel_sha256,
             "file_sha256": image.file_sha256,
             "file_bytes": len(image.body),

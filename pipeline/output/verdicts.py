@@ -1,9 +1,11 @@
-"""What can be said of a finished picture by looking at its numbers: nothing is in it."""
+"""What is said of a finished picture that is kept: that it is flagged, or by its numbers that nothing is in it."""
 
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.rendering.results import Rendered
 
 BLACK_LEVEL = 5
 """No value is above it in a black picture: what is decoded of latents gone wrong, not only zeros."""
@@ -11,6 +13,7 @@ FLAT_SPREAD = 2
 """A flat picture's values differ by no more, in each channel."""
 
 Seen = Literal["ok", "black", "flat"]
+Kept = Seen | Literal["flagged"]
 
 
 def verdict_of(pixels: NDArray[np.uint8]) -> Seen:
@@ -19,3 +22,8 @@ def verdict_of(pixels: NDArray[np.uint8]) -> Seen:
     if highest.max() <= BLACK_LEVEL:
         return "black"
     return "flat" if (highest - pixels.min(axis=(0, 1))).max() <= FLAT_SPREAD else "ok"
+
+
+def kept_verdict(outcome: Rendered) -> Kept:
+    """As it stands in the metadata: what the safety checker says counts before the numbers."""
+    return "flagged" if outcome.flagged else verdict_of(outcome.pixels)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import InputError
 from pipeline.model.family import Family
 from pipeline.planning.grids import Axes, grids_of
 from pipeline.planning.pieces import Piece, pieces
@@ -47,6 +48,12 @@ class Selection:
         for repeated in self.repeats[start:stop, 1].tolist():
             ordinal += repeated <= ordinal
         return ordinal
+
+
+def check_choice(limit: int | None, sample: int | None) -> None:
+    """``InputError`` for both: which images they would mean together, nobody can know."""
+    if limit is not None and sample is not None:
+        raise InputError("--limit and --sample exclude each other", allowed="one of them")
 
 
 def selected_pieces(

@@ -64,3 +64,11 @@ class Spending:
                 value=f"{hours * self.price_per_hour:,.2f}, {hours:,.2f} hours at {self.price_per_hour:g}",
                 allowed=f"up to {self.max_cost:,.2f}",
             )
+
+
+def check_rate(rate: float | None, price: float | None) -> None:
+    """``InputError`` for numbers that are none of what they are called."""
+    if rate is not None and not 0 < rate < float("inf"):
+        raise InputError("nothing is rendered at this rate", where="--rate", value=rate, allowed="more than 0 images/s")
+    if price is not None and not 0 <= price < float("inf"):
+        raise InputError("this is no price", where="--price-per-hour", value=price, allowed="0 or more")

@@ -1,11 +1,10 @@
 """The safety checker that came with a model, beside the engine: it tells, and never touches a picture.
 
-Stock pipelines blacken what it flags; here a flagged picture is kept with a verdict, or becomes a failure.
+Stock pipelines blacken what it flags; what becomes of a flagged picture here is in ``judge.py``.
 """
 
 import logging
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from PIL import Image
 from pipeline.errors import ModelError
 from pipeline.model.files import CHECKER, EXTRACTOR, has_checker
 from pipeline.rendering.loading import DTYPES, load_part
-from pipeline.rendering.results import Failed, Outcome, Rendered
 
 
 class SafetyChecker:
@@ -34,23 +32,6 @@ class SafetyChecker:
         with self._lock, torch.no_grad():
             _, flags = self._network(clip_input=seen, images=[np.zeros(1)])  # it would blacken what it is given here
         return bool(flags[0])
-
-
-class Judge:
-    """What becomes of a flagged picture."""
-
-    def __init__(self, checker: SafetyChecker | None, *, drop: bool) -> None:
-        self._checker, self._drop = checker, drop
-
-    def __call__(self, outcome: Outcome) -> Outcome:
-        """The outcome as it is, flagged, or a failure in place of a picture that may not be kept."""
-        if self._checker is None or not isinstance(outcome, Rendered) or not self._checker.flagged(outcome.pixels):
-            return outcome
-        if not self._drop:
-            return replace(outcome, flagged=True)
-        return Failed(
-            task=outcome.task, stage="check", verdict="flagged", error="Flagged: the model's safety checker flagged it"
-        )
 
 
 def load_checker(folder: Path, *, dtype: str, device: str) -> SafetyChecker | None:
