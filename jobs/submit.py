@@ -150,9 +150,22 @@ def _runtime_env(path: Path | None) -> dict[str, Any]:
         raise InputError(
             f"the runtime environment cannot be read: {reason}", where="--runtime-env", value=str(path), allowed=allowed
         ) from None
-    if not isinstance(read, dict):
-        raise InputError("this is no runtime environment", where="--runtime-env", value=read, allowed=allowed)
+    if not isinstance(read, dict):  # no value here and below: such files hold secrets
+        raise InputError("this is no runtime environment", where="--runtime-env", value=str(path), allowed=allowed)
+    if read.get("env_vars") is not None:
+        _check_variables(read["env_vars"], path)
     return read
+
+
+def _check_variables(read: object, path: Path) -> None:
+    """Ray takes texts alone; what YAML has made of `012`, `no` or nothing could only be guessed back."""
+    allowed = 'NAME: value, texts; "in quotes" where YAML reads a number, yes or no, or null'
+    if not isinstance(read, dict):
+        raise InputError("the variables are no mapping of names to values", where=f"{path}, env_vars", allowed=allowed)
+    for name, value in read.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            where = f"{path}, env_vars.{str(name).partition('=')[0]}"
+            raise InputError("this variable is no text", where=where, allowed=allowed)
 
 
 def _in_image(environment: dict[str, Any], image: str, working_dir: Path | None) -> dict[str, Any]:

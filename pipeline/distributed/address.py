@@ -15,11 +15,11 @@ _TOKEN_WORDS = "authentication token"
 
 def checked_address(text: str) -> str:
     """The address in the form Ray's client takes; ``JobFileError`` if it cannot be that of a dashboard."""
-    parts = _split(text)
-    if parts.username is not None or "@" in parts.netloc:
+    if "@" in text:  # the value is left out: what stands before it is likely a password
         raise JobFileError(
             "credentials have no place in an address", where=_WHERE, allowed="RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
         )
+    parts = _split(text)
     if parts.scheme == "ray":
         raise _bad("this is the address of a Ray client; jobs go to the dashboard", text, _likely(parts))
     if parts.scheme not in ("http", "https"):
@@ -64,8 +64,7 @@ def _split(text: str) -> SplitResult:
         parts = urlsplit(text)
         _ = parts.port  # read for its check: it raises if the port is no number
     except ValueError:
-        # The value is left out where it may hold a password.
-        raise _bad("this is no address", None if "@" in text else text, f"http://host:{DASHBOARD_PORT}") from None
+        raise _bad("this is no address", text, f"http://host:{DASHBOARD_PORT}") from None
     return parts
 
 

@@ -23,6 +23,7 @@ ALWAYS_LEFT_OUT = (".git", ".venv", "venv", "__pycache__", ".work", "*.egg-info"
 
 RAYS_FOLDER = "working_dir_files"
 """Where Ray unpacks the working directories of jobs; it deletes them when it likes."""
+_BLOCKLIST = "prompts.blocklist"
 
 Parcel = Mapping[str, Path]
 """File by its path on the cluster, below the job's working directory."""
@@ -35,6 +36,8 @@ def parcel_of(job: Job, job_file: Path | None) -> Parcel:
         found[shipped_name(job_file)] = job_file
     if _is_relative(job.manifest):
         found |= {_inside(path, "manifest"): Path(path) for path in _manifest_files(job.manifest)}
+    if job.prompts.blocklist and _is_relative(job.prompts.blocklist):
+        found[_inside(job.prompts.blocklist, _BLOCKLIST)] = _block_list(job.prompts.blocklist)
     named = [("model.id", job.model.id)] + [("model.loras", lora.id) for lora in job.model.loras]
     for where, name in named:
         found |= {_inside(path, where): Path(path) for path in _model_files(name, where)}
@@ -103,6 +106,15 @@ def _manifest_files(uri: str) -> Iterator[str]:
     store, keys = find_files(uri, S3Settings())
     above = os.path.relpath(store.uri)
     yield from (os.path.join(above, key) for key in keys)
+
+
+def _block_list(name: str) -> Path:
+    path = Path(name)
+    if not path.is_file():
+        raise JobFileError(
+            "there is no such block list", where=_BLOCKLIST, value=name, allowed="a text file, one term a line"
+        )
+    return path
 
 
 def _model_files(name: str, where: str) -> Iterator[str]:

@@ -55,7 +55,7 @@ class Cluster:
 
     def submit(self, words: Sequence[str], runtime_env: Mapping[str, Any]) -> str:
         """Submit a command; returns Ray's id of the job. What the runtime environment names is uploaded first."""
-        environment = {name: str(value) for name, value in (runtime_env.get("env_vars") or {}).items()}
+        environment = dict(runtime_env.get("env_vars") or {})
         # Ray gives a job that is stopped 3 seconds by default; workers may take this long for what they have begun.
         environment.setdefault("RAY_JOB_STOP_WAIT_TIME_S", str(int(GRACE_S) + 30))
         try:

@@ -24,7 +24,9 @@ MALFORMED = {
     "http://head:port": ("this is no address", "http://host:8265"),
     "http://head:8265/?x=1": ("no address of a dashboard", "http://host:8265"),
     "http://user:secret@head:8265": ("credentials have no place", "RAY_AUTH_TOKEN"),
-    "http://user:secret@head:port": ("this is no address", "http://host:8265"),
+    "http://user:secret@head:port": ("credentials have no place", "RAY_AUTH_TOKEN"),
+    "user:secret@head:8265": ("credentials have no place", "RAY_AUTH_TOKEN"),
+    "user:sec/secret@head": ("credentials have no place", "RAY_AUTH_TOKEN"),
 }
 
 

@@ -12,6 +12,7 @@ from unittest.mock import patch
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from ray._private import ray_constants
 
 import pipeline.output.tables
 from pipeline.config import load_job
@@ -21,6 +22,7 @@ from tests.faults.without_ray import Painter, launch_here, plan_of
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
+README = CLUSTER / "README.md"
 SCHEMAS = ROOT.parent / "shared" / "data"
 KINDS = {
     "RayCluster": "kuberay-crd-rayclusters.yaml",
@@ -77,9 +79,14 @@ def test_the_check_finds_faults() -> None:
     assert list(validator.iter_errors({**job, "spec": {**job["spec"], "backoffLimit": "two"}}))
 
 
-def cluster_spec(document: dict[str, Any]) -> dict[str, Any]:
+def job_spec(document: dict[str, Any]) -> dict[str, Any]:
     spec: dict[str, Any] = document["spec"]
-    spec = spec.get("jobTemplate", spec)
+    found: dict[str, Any] = spec.get("jobTemplate", spec)
+    return found
+
+
+def cluster_spec(document: dict[str, Any]) -> dict[str, Any]:
+    spec = job_spec(document)
     found: dict[str, Any] = spec.get("rayClusterSpec", spec)
     return found
 
@@ -94,13 +101,41 @@ def test_the_cluster_is_closed_and_its_pods_are_harmless() -> None:
     assert spec["authOptions"] == {"mode": "token"}
     assert spec["headGroupSpec"]["serviceType"] == "ClusterIP"
     assert "dashboard-host" not in spec["headGroupSpec"]["rayStartParams"]
-    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
-        pod = group["template"]["spec"]
+    groups = (spec["headGroupSpec"], *spec["workerGroupSpecs"])
+    submitters = [job_spec(document).get("submitterPodTemplate") for _, document in RAY]
+    assert [bool(pod) for pod in submitters] == [document["kind"] != "RayCluster" for _, document in RAY]
+    boxes = [spec["autoscalerOptions"]]
+    for pod in [*(group["template"]["spec"] for group in groups), *(pod["spec"] for pod in submitters if pod)]:
         assert pod["securityContext"]["runAsNonRoot"] is True
-        assert all(box["securityContext"]["allowPrivilegeEscalation"] is False for box in pod["containers"])
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        boxes += pod["containers"]
+    harmless = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert all(box["securityContext"] == harmless for box in boxes)
     (policy,) = [document for _, document in documents() if document["kind"] == "NetworkPolicy"]
     assert policy["spec"]["podSelector"] == {}
     assert policy["spec"]["policyTypes"] == ["Ingress"]
+    others = [rule for rule in policy["spec"]["ingress"] if rule["from"] != [{"podSelector": {}}]]
+    assert [port["port"] for rule in others for port in rule["ports"]] == [8265, 8080]
+
+
+def variables(group: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    (box,) = group["template"]["spec"]["containers"]
+    return {entry["name"]: entry for entry in box["env"]}
+
+
+def test_a_node_that_leaves_drains_within_its_grace_period() -> None:
+    for group in cluster_spec(RAY[0][1])["workerGroupSpecs"]:
+        drained_s = int(variables(group)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]["value"])
+        assert 30 < drained_s < group["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert hasattr(ray_constants, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"), "Ray reads it"
+
+
+def test_the_secret_of_the_hubs_token_may_be_missing_and_is_in_the_readme() -> None:
+    spec = cluster_spec(RAY[0][1])
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        secret = variables(group)["HF_TOKEN"]["valueFrom"]["secretKeyRef"]
+        assert secret == {"name": "darkroom-hub", "key": "token", "optional": True}
+    assert "create secret generic darkroom-hub --namespace darkroom --from-file=token=" in README.read_text()
 
 
 def test_the_ray_of_the_files_is_ours() -> None:
@@ -114,13 +149,17 @@ def test_the_job_of_the_files_loads(tmp_path: Path) -> None:
     job = load_job(tmp_path / "job.yaml", [], date.today())
     groups = cluster_spec(RAY[0][1])["workerGroupSpecs"]
     assert job.workers.count == sum(group["maxReplicas"] for group in groups)
-    entrypoints = [document["spec"].get("jobTemplate", document["spec"]).get("entrypoint") for _, document in RAY]
-    assert {entry for entry in entrypoints if entry} == {"darkroom render /etc/darkroom/job.yaml --json"}
+    entrypoints = {document["kind"]: job_spec(document).get("entrypoint") for _, document in RAY}
+    assert entrypoints == {
+        "RayCluster": None,
+        "RayJob": "darkroom render /etc/darkroom/job.yaml --json",
+        "RayCronJob": "darkroom render /etc/darkroom/job.yaml --skip-bad-rows --json",
+    }
 
 
 def test_nothing_in_the_files_is_left_unexplained() -> None:
     """What has to be filled in is named in the README, and the README names every file."""
-    readme = (CLUSTER / "README.md").read_text()
+    readme = README.read_text()
     text = "".join(path.read_text() for path in CLUSTER.rglob("*.yaml")) + (CLUSTER / "iam" / "render.json").read_text()
     assert set(re.findall(r"\b(?:BUCKET|REGISTRY|ACCOUNT)\b", text)) <= set(re.findall(r"`([A-Z]+)`", readme))
     for path in CLUSTER.rglob("*"):
@@ -128,12 +167,17 @@ def test_nothing_in_the_files_is_left_unexplained() -> None:
             assert f"`{path.relative_to(CLUSTER).as_posix()}`" in readme
 
 
-def may(action: str, key: str, policy: str = "render") -> bool:
-    statements = json.loads((CLUSTER / "iam" / f"{policy}.json").read_text())["Statement"]
-    for statement in statements:
+def statements(policy: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Actions and resources."""
+    for statement in json.loads((CLUSTER / "iam" / f"{policy}.json").read_text())["Statement"]:
         actions, resources = (
             [one] if isinstance(one, str) else one for one in (statement["Action"], statement["Resource"])
         )
+        yield actions, resources
+
+
+def may(action: str, key: str, policy: str = "render") -> bool:
+    for actions, resources in statements(policy):
         if action in actions and any(fnmatchcase(f"arn:aws:s3:::BUCKET/{key}", resource) for resource in resources):
             return True
     return False
@@ -155,6 +199,30 @@ def test_a_job_may_write_its_run_and_delete_no_image() -> None:
         assert may("s3:DeleteObject", f"{run}/{key}", "mend")
     assert not may("s3:PutObject", "manifests/a.parquet")
     assert may("s3:GetObject", "manifests/a.parquet")
+
+
+ACTIONS = {
+    "abort_multipart_upload": "s3:AbortMultipartUpload",
+    "delete_object": "s3:DeleteObject",
+    "get_object": "s3:GetObject",
+    "head_object": "s3:GetObject",
+    "list_multipart_uploads": "s3:ListBucketMultipartUploads",
+    "list_objects_v2": "s3:ListBucket",
+    "put_object": "s3:PutObject",
+    "upload_fileobj": "s3:PutObject",
+}
+"""What S3 asks for, by the calls of boto3."""
+OF_BUCKETS = {"s3:ListBucket", "s3:ListBucketMultipartUploads"}
+
+
+def test_every_call_of_the_store_is_in_a_policy() -> None:
+    called = set(re.findall(r"\bclient\.(\w+)\(", (ROOT / "pipeline" / "storage" / "s3.py").read_text()))
+    assert called == set(ACTIONS)
+    allowed = [*statements("render"), *statements("mend")]
+    for action in ACTIONS.values():
+        found = {resource for actions, resources in allowed for resource in resources if action in actions}
+        assert found, action
+        assert (found == {"arn:aws:s3:::BUCKET"}) == (action in OF_BUCKETS), action
 
 
 class Watched(LocalStore):
@@ -188,6 +256,7 @@ def test_the_image_is_pinned_and_not_root() -> None:
     lines = (CLUSTER / "Dockerfile").read_text().splitlines()
     installs = [line for line in lines if "pip install" in line]
     assert all("-c constraints.txt" in line or "--no-deps" in line for line in installs)
+    assert all("--no-deps" in line for line in installs if "--index-url" in line)
     targets = [line.split()[-1] for line in lines if line.startswith("FROM ")]
     assert {"cpu", "gpu"} <= set(targets)
     assert sum(line == "USER 1000:1000" for line in lines) == 2

@@ -31,6 +31,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "model" / "model_index.json").write_text("{}")
     (tmp_path / "model" / "unet" / "w.safetensors").write_text("")
     (tmp_path / "style.safetensors").write_text("")
+    (tmp_path / "blocked.txt").write_text("gun\n")
     (tmp_path / "job.yaml").write_text("")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -74,6 +75,14 @@ def test_models_and_loras(shell: Path) -> None:
     assert set(shipped("one.parquet", None, **{"model.id": "org/name"})) == {"one.parquet"}
 
 
+@pytest.mark.parametrize(
+    ("uri", "files"),
+    [("blocked.txt", ["blocked.txt"]), ("./blocked.txt", ["blocked.txt"]), ("/shared/x.txt", []), ("s3://b/x.txt", [])],
+)
+def test_block_lists(uri: str, files: list[str]) -> None:
+    assert set(shipped("one.parquet", None, **{"prompts.blocklist": uri})) == {"one.parquet", *files}
+
+
 def test_without_a_job_file_and_with_one_elsewhere(shell: Path) -> None:
     assert set(shipped("one.parquet", None)) == {"one.parquet"}
     assert shipped_name(Path("jobs/a.yaml")) == "jobs/a.yaml"
@@ -88,12 +97,16 @@ def test_without_a_job_file_and_with_one_elsewhere(shell: Path) -> None:
         ("../one.parquet", {}, "no such manifest"),
         ("prompts/../../x/one.parquet", {}, "takes along what lies in the working directory"),
         ("one.parquet", {"model.id": "./none"}, "no such model"),
+        ("one.parquet", {"prompts.blocklist": "none.txt"}, "no such block list"),
+        ("one.parquet", {"prompts.blocklist": "prompts"}, "no such block list"),
+        ("one.parquet", {"prompts.blocklist": "../x/b.txt"}, "takes along what lies in the working directory"),
     ],
 )
 def test_what_cannot_be_taken_along(shell: Path, manifest: str, keys: dict[str, Any], says: str) -> None:
     other = shell.parent / "x"
     other.mkdir()
     pq.write_table(pa.table({"prompt": ["a"]}), other / "one.parquet")
+    (other / "b.txt").write_text("gun\n")
     with pytest.raises(InputError, match=says):
         shipped(manifest, **keys)
 

@@ -21,6 +21,15 @@ from tests.test_end_to_end import write_manifest
 
 ADDRESS = ("--address", "http://127.0.0.1:1")
 OUTPUT = ("-o", "s3://bucket/x")
+VARIABLES = {
+    ".env": "TOKEN=secret\n",
+    "pairs.yaml": "env_vars: [TOKEN=secret]\n",
+    "keys.yaml": "env_vars: {TOKEN=secret}\n",
+    "null.yaml": "env_vars: {TOKEN: }\n",
+    "octal.yaml": "env_vars: {TOKEN: 012}\n",
+    "yes.yaml": "env_vars: {TOKEN: yes}\n",
+}
+"""Runtime environments that are none."""
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +41,8 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "job.yaml").write_text("manifest: m.parquet\noutput: {uri: s3://bucket/x}\n")
     (tmp_path / "env.yaml").write_text("env_vars: {A: b}\n")
     (tmp_path / "list.yaml").write_text("[1]\n")
+    for name, text in VARIABLES.items():
+        (tmp_path / name).write_text(text)
     return tmp_path
 
 
@@ -48,6 +59,12 @@ REFUSED = [
     (["job.yaml", "--runtime-env", "none.yaml", *ADDRESS], "cannot be read: No such file"),
     (["job.yaml", "--runtime-env", "list.yaml", *ADDRESS], "this is no runtime environment"),
     (["job.yaml", "--runtime-env", "m.parquet", *ADDRESS], "it is not YAML"),
+    (["job.yaml", "--runtime-env", ".env", *ADDRESS], "'.env'"),
+    (["job.yaml", "--runtime-env", "pairs.yaml", *ADDRESS], "pairs.yaml, env_vars\n"),
+    (["job.yaml", "--runtime-env", "keys.yaml", *ADDRESS], "keys.yaml, env_vars.TOKEN\n"),
+    (["job.yaml", "--runtime-env", "null.yaml", *ADDRESS], "null.yaml, env_vars.TOKEN\n"),
+    (["job.yaml", "--runtime-env", "octal.yaml", *ADDRESS], "octal.yaml, env_vars.TOKEN\n"),
+    (["job.yaml", "--runtime-env", "yes.yaml", *ADDRESS], "yes.yaml, env_vars.TOKEN\n"),
     (["job.yaml", "--image", "x", "--working-dir", ".", *ADDRESS], "ships nothing"),
     (["job.yaml", "--working-dir", "none", *ADDRESS], "no such directory"),
     (["job.yaml", "--working-dir", "sub", *ADDRESS], "not in the directory that is shipped"),
@@ -60,7 +77,9 @@ def test_refused_before_anything_is_submitted(
 ) -> None:
     (shell / "sub").mkdir()
     assert darkroom(monkeypatch, "submit", *words) == 2
-    assert says in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert says in said
+    assert "secret" not in said
 
 
 def test_rays_own_variable_is_taken_for_the_address(

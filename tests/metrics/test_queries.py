@@ -50,7 +50,7 @@ def test_the_dashboards_choices_are_labels() -> None:
         assert choice["query"]["query"] == choice["definition"]
         assert label in exposed()[metric]
     used = {word for panel in BOARD["panels"] for query in queries(panel) for word in re.findall(r"\$(\w+)", query)}
-    assert used == {choice["name"] for choice in choices} | {"__rate_interval"}
+    assert used == {choice["name"] for choice in choices} | {"__range", "__rate_interval"}
 
 
 def test_every_metric_is_shown_and_documented() -> None:
@@ -89,7 +89,7 @@ def test_alerts_fire_when_they_should() -> None:
 
 @needs_promtool
 def test_promtool_takes_the_dashboards_queries(tmp_path: Path) -> None:
-    exprs = [query.replace("$__rate_interval", "5m") for panel in BOARD["panels"] for query in queries(panel)]
+    exprs = [re.sub(r"\$__\w+", "5m", query) for panel in BOARD["panels"] for query in queries(panel)]
     rules = [{"record": f"panel:{number}", "expr": expr} for number, expr in enumerate(exprs)]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
     promtool("check", "rules", str(tmp_path / "rules.yml"))
