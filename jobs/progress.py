@@ -7,10 +7,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     SpinnerColumn,
     TaskID,
-    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -34,9 +32,9 @@ class Display:
         )
         self._bar = Bar(
             TextColumn("images"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TaskProgressColumn(),
+            BarColumn(bar_width=24, complete_style="cyan", finished_style="green"),
+            TextColumn("{task.completed:,}/{task.total:,}"),
+            TextColumn("{task.percentage:.0f} %", style="cyan"),
         )
         self._images: TaskID | None = None
         self._progress: Progress | None = None

@@ -1,4 +1,4 @@
-"""Makes terminal.png: ``pip install pyte``, then ``python -m docs.pictures.terminal``.
+"""Makes terminal.png: ``pip install pyte``, ``make demo``, then ``python -m docs.pictures.terminal``.
 
 Runs the demonstration in a pseudo terminal, lets a terminal emulator read what comes, takes the screen as it is when
 half of the images are there, and draws it with Chromium.
@@ -50,8 +50,9 @@ def screen_halfway(command: list[str], folder: str) -> "list[list[Any]]":
         if not read:
             break
         stream.feed(read)
-        found = re.search(r"(\d+)/192", "\n".join(screen.display))
-        if taken is None and found and int(found[1]) >= 96:
+        shown = "\n".join(screen.display)
+        found = re.search(r"(\d+)/192", shown)
+        if taken is None and found and int(found[1]) >= 96 and " left, " in shown:
             taken = [[screen.buffer[y][x] for x in range(COLUMNS)] for y in range(LINES)]
     os.waitpid(child, 0)
     assert taken is not None, "\n".join(screen.display)
@@ -74,17 +75,9 @@ def _span(char: Any) -> str:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        os.symlink(ROOT / "jobs", Path(folder, "jobs"))
-        command = [
-            sys.executable,
-            "-m",
-            "jobs",
-            "render",
-            "jobs/demo.yaml",
-            "--manifest",
-            str(ROOT / "manifests" / "demo.parquet"),
-        ]
-        page_text = as_html(screen_halfway(command, folder))
+        for name in ("jobs", "manifests"):
+            os.symlink(ROOT / name, Path(folder, name))
+        page_text = as_html(screen_halfway([sys.executable, "-m", "jobs", "render", "jobs/demo.yaml"], folder))
     path = chromium()
     if path is None:
         raise SystemExit(MISSING)

@@ -167,6 +167,7 @@ class _Launch:
         from pipeline.distributed.waves import Waves, Work
 
         prepared, store, tell = self._prepared, self._store, self._tell
+        tell("connecting to the Ray cluster" if self._options.address else "starting Ray on this machine")
         connect(self._options.address)
         pool = _pool(prepared, local=self._options.address is None)
         run = bind(store, seen, known, prepared, model, pool, device_of(pool, tell), tell)
