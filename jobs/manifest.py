@@ -52,7 +52,10 @@ def check(
     endpoint_url: options.EndpointUrl = None,
     region: options.Region = None,
 ) -> None:
-    """Read every row and say which cannot be rendered. Sizes are only checked against a model by ``plan``."""
+    """Read every row and say which cannot be rendered. Sizes are only checked against a model by ``plan``.
+
+    Example: darkroom manifest check prompts.parquet
+    """
     rules = RowRules(size_factor=1, schedulers=frozenset(SCHEDULERS), reserved=RESERVED)
     opened = open_manifest(
         manifest, columns=_mapping(column), rules=rules, s3=options.s3_settings(endpoint_url, region)

@@ -116,6 +116,11 @@ class OutputSection(_Section):
     jpeg_quality: Annotated[int, Field(ge=1, le=100), _allowed("a whole number from 1 to 100")] = 95
     provenance: Annotated[Setting, BeforeValidator(_off), _allowed("full, no_prompt or off")] = "full"
     """What image files say of their making."""
+    license: Annotated[
+        Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")] | None,
+        _allowed("a license id of the Hugging Face Hub in small letters, such as cc-by-4.0, or null"),
+    ] = None
+    """Of the images as a data set: what the dataset card says."""
 
 
 class PromptsSection(_Section):

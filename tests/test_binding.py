@@ -10,11 +10,13 @@ import pytest
 
 from pipeline.config import load_job
 from pipeline.distributed.binding import bind, find_model
+from pipeline.distributed.launch import LaunchOptions, launch
 from pipeline.distributed.spec import Device, Pool
 from pipeline.errors import RunMismatchError
 from pipeline.output.run import Run, read_run
 from pipeline.prepare import Prepared, prepare
 from pipeline.storage.local import LocalStore
+from tests.test_output import commit, rendered
 
 CPU = Device(name="cpu", memory_bytes=None)
 
@@ -73,3 +75,18 @@ def test_a_launch_that_bound_the_output_meanwhile_is_obeyed(prepared: Prepared, 
         bind_as(with_dtype(prepared, "bfloat16"), None)
     # What stood there before and made nothing is replaced.
     assert bind_as(with_dtype(prepared, "bfloat16"), read_run(store)).constants.dtype == "bfloat16"
+
+
+def with_license(prepared: Prepared, store: LocalStore, license_id: str | None) -> Prepared:
+    output = prepared.job.output.model_copy(update={"uri": store.uri, "license": license_id})
+    return replace(prepared, job=prepared.job.model_copy(update={"output": output}))
+
+
+def test_a_later_launch_may_name_another_license(prepared: Prepared, tmp_path: Path) -> None:
+    """Also one that has nothing to render."""
+    store, options = LocalStore(tmp_path / "out"), LaunchOptions(address=None, cache_folder=tmp_path / "cache", limit=0)
+    bound(with_license(prepared, store, "mit"), store, tmp_path / "cache", cpus=1)
+    commit(store, rendered(1))
+    for named, stated in ((None, "mit"), ("cc-by-4.0", "cc-by-4.0"), (None, "cc-by-4.0")):
+        launch(with_license(prepared, store, named), options, print, lambda _: None)
+        assert f"\nlicense: {stated}\n" in store.get("README.md").decode()

@@ -41,6 +41,8 @@ def set_to(*settings: str) -> Job:
         ("sweep: {steps: 1, num_inference_steps: 1}", "steps is short for num_inference_steps"),
         ("output: {uri: ''}", "output.uri"),
         ("output: {uri: ' '}", "output.uri"),
+        ("output: {license: CC BY 4.0}", "output.license"),
+        ("output: {license: 4.0}", "output.license"),
         ("sweep: {seeds: 0x_}", "line 2, column 16"),
         ("sweep: {seeds: !!timestamp 2024-13-45}", "line 2, column 16"),
         ("sweep: {? {a: 1} : 2}", "unhashable key"),

@@ -28,7 +28,7 @@ from pipeline.output.finalize import finalize
 from pipeline.output.index import load_index
 from pipeline.output.layout import Format, Layout, Packing, object_of
 from pipeline.output.part import PartWriter, objects_of, read_part
-from pipeline.output.run import write_run
+from pipeline.output.run import note_license, read_run, write_run
 from pipeline.rendering.results import Rendered
 from pipeline.storage.base import ObjectStore
 from pipeline.storage.local import LocalStore
@@ -390,6 +390,41 @@ def test_text_of_users_stays_text_in_the_card(tmp_path: Path) -> None:
     facts, job = (yaml.safe_load(block.split("\n`````\n")[0]) for block in blocks)
     assert (facts["model"], job) == (evil, {"m": evil, "c": {evil: evil}})
     assert card_of(store)["dataset_info"]["features"][-1] == {"name": evil.replace("\n", " "), "dtype": "string"}
+
+
+def test_the_card_tells_nobodys_folders(tmp_path: Path) -> None:
+    store, home = LocalStore(tmp_path), "/home/me/secret"
+    job = {
+        "manifest": f"{home}/p/*.parquet",
+        "model": {"id": f"file://{home}/tiny", "loras": [{"id": "~me/secret/x.safetensors", "weight": 1.0}]},
+        "output": {"uri": "s3://bucket/secret/out", "layout": "files"},
+        "prompts": {"blocklist": "lists/words.txt"},
+    }
+    write_run(store, replace(RUN, model_id=f"{home}/tiny/", job=job))
+    commit(store, rendered(1))
+    finalize(store)
+    text = store.get("README.md").decode()
+    facts, shown = (yaml.safe_load(block.split("\n```\n")[0]) for block in text.split("```yaml\n")[1:])
+    assert facts["model"] == "tiny"
+    assert shown == {
+        "manifest": "*.parquet",
+        "model": {"id": "tiny", "loras": [{"id": "x.safetensors", "weight": 1.0}]},
+        "output": {"uri": "s3://bucket/secret/out", "layout": "files"},
+        "prompts": {"blocklist": "lists/words.txt"},
+    }
+    assert "/me" not in text
+
+
+def test_the_card_states_the_license_that_was_named_last(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    write_run(store, RUN)
+    commit(store, rendered(1))
+    for named, stated in ((None, None), ("cc-by-4.0", "cc-by-4.0"), (None, "cc-by-4.0"), ("mit", "mit")):
+        note_license(store, named)
+        finalize(store)
+        assert card_of(store).get("license") == stated
+        assert (b"# license: yours to choose" in store.get("README.md")) is (stated is None)
+    assert read_run(store) == replace(RUN, license="mit")
 
 
 @pytest.mark.parametrize("layout", PACKED)

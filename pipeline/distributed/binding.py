@@ -95,6 +95,7 @@ def bind(
         created_at=datetime.now(UTC).isoformat(),
         darkroom_version=pipeline.__version__,
         packing=prepared.packing,
+        license=prepared.job.output.license,
     )
     write_run(store, run)
     written = read_run(store)

@@ -26,7 +26,7 @@ from pipeline.output.launch_note import LaunchNote, kept_alive, read_notes, writ
 from pipeline.output.layout import REPORT_KEY
 from pipeline.output.part import RunFacts
 from pipeline.output.requests import has_requests, write_requests
-from pipeline.output.run import Run, read_run
+from pipeline.output.run import Run, note_license, read_run
 from pipeline.overview import pace_of
 from pipeline.planning.amount import Amount
 from pipeline.planning.requests import requests
@@ -124,6 +124,7 @@ class _Launch:
             waves = self._render(work, seen, known, model)
         elif known is not None:
             self._keep_requests(work, _space(prepared, known))
+        note_license(store, prepared.job.output.license)
         tell("finalizing")
         report = self._report(work, waves, finalize(store))
         if waves is not None:

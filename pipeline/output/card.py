@@ -28,10 +28,11 @@ from pipeline.output.run import Run, read_run
 from pipeline.output.schema import IMAGE, payload_columns
 from pipeline.output.tables import AXES, FEW, few, schema_of
 from pipeline.storage.base import ObjectStore
+from pipeline.storage.location import without_folders
 
 _MARK = "# Written by Darkroom, and again by every finalize until this line is taken out."
 SHOWN_IMAGES = 4
-_LICENSE = "# license: yours to choose before you publish; it depends on the model's"
+_NO_LICENSE = "# license: yours to choose before you publish; it depends on the model's"
 
 
 def write_card(store: ObjectStore, images: Mapping[str, Table], failures: Table | None) -> None:
@@ -110,7 +111,7 @@ def _text(run: Run, images: Mapping[str, Table], failed: int, head: dict[str, An
     facts = {
         "images": sum(table.rows for table in images.values()),
         "failed": failed,
-        "model": run.model_id,
+        "model": without_folders(run.model_id),
         "revision": run.model_revision,
         "fingerprint": run.constants.model_fingerprint,
         "dtype": run.constants.dtype,
@@ -121,7 +122,7 @@ def _text(run: Run, images: Mapping[str, Table], failed: int, head: dict[str, An
     return f"""\
 ---
 {_MARK}
-{_LICENSE}
+{_license(run)}
 {_yaml({"task_categories": ["text-to-image"], "tags": ["synthetic"], **head}, flow=False)}\
 ---
 
@@ -145,8 +146,21 @@ images[0]["{column}"].show()
 
 The job that began this run; later ones may have asked for more.
 
-{_fenced("yaml", _yaml(run.job))}
+{_fenced("yaml", _yaml(_for_others(run.job)))}
 """
+
+
+def _license(run: Run) -> str:
+    return _yaml({"license": run.license}, flow=False).rstrip() if run.license else _NO_LICENSE
+
+
+def _for_others(value: Any) -> Any:
+    """The job without the folders of whoever ran it: a card goes to the Hub with its images."""
+    if isinstance(value, Mapping):
+        return {key: _for_others(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_for_others(inner) for inner in value]
+    return without_folders(value) if isinstance(value, str) else value
 
 
 def _prompts(images: Mapping[str, Table]) -> dict[str, int]:

@@ -1,4 +1,7 @@
-"""``run.json``: what an output location is bound to. Written by its first launch, obeyed by every later one."""
+"""``run.json``: what an output location is bound to. Written by its first launch, obeyed by every later one.
+
+A later one may change the license alone, which no picture depends on.
+"""
 
 import json
 from collections.abc import Mapping
@@ -45,6 +48,8 @@ class Run:
     created_at: str
     darkroom_version: str
     packing: Packing = PNG_FILES
+    license: str | None = None
+    """Of the images as a data set: the last one that a launch named, by its id at the Hugging Face Hub."""
 
     @property
     def batch_rows(self) -> BatchRows:
@@ -72,6 +77,13 @@ def read_run(store: ObjectStore) -> Run | None:
 
 def write_run(store: ObjectStore, run: Run) -> None:
     store.put(RUN_KEY, json.dumps({"version": RUN_FILE_VERSION, **asdict(run)}, indent=1).encode())
+
+
+def note_license(store: ObjectStore, license_id: str | None) -> None:
+    """Keep the license that a later launch names, for the dataset card; one that names none changes nothing."""
+    run = read_run(store) if license_id is not None else None
+    if run is not None and run.license != license_id:
+        write_run(store, replace(run, license=license_id))
 
 
 def check_same_pixels(run: Run, wanted: RunConstants, where: str) -> None:

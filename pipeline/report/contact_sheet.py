@@ -7,8 +7,8 @@
     pages/images1-<digest>.js    thumbnails and metadata, some hundred images each; written once
     pages/previews1-<digest>.js  larger copies, where the page cannot link to the images themselves; written once
 
-``index.html`` is replaced last, then what it does not name is deleted: wherever a build stops, the page that is there
-is whole.
+``index.html`` is replaced last, then the data files that it does not name are deleted: wherever a build stops, the page
+that is there is whole.
 """
 
 import shlex
@@ -27,12 +27,15 @@ from pipeline.output.archives import plain_json
 from pipeline.output.run import Run, read_run
 from pipeline.report import pages
 from pipeline.report.filling import Filling, fill
-from pipeline.report.packs import PAGES_PREFIX, Packs, as_script, page_key
+from pipeline.report.packs import PAGES_PREFIX, Packs, as_script, is_page_key, page_key
 from pipeline.report.rows import SheetRows, read_rows
 from pipeline.storage.base import ObjectStore
+from pipeline.storage.location import without_folders
 
 PAGE_KEY = "index.html"
+_ASSETS_PREFIX = "assets/"
 _ASSETS = ("sheet.css", "loading.js", "frame.js", "cells.js", "grid.js", "detail.js", "sheet.js")
+_ASSET_KEYS = frozenset(f"{_ASSETS_PREFIX}{name}" for name in _ASSETS)
 _MARK = '<meta name="generator" content="Darkroom">'
 _PACK_BYTES = 2**20
 IMAGE_ENTRIES = 128
@@ -65,7 +68,7 @@ def build(
     """Make the contact sheet of a run, or bring it up to date.
 
     ``pictures``: the address of the run relative to the page, where images are files that a browser can open.
-    Raises ``OutputError`` if nothing is committed, or if ``to`` has a page that is not ours.
+    Raises ``OutputError`` if nothing is committed, or if ``to`` is a folder of somebody's own.
     """
     run = read_run(store)
     rows = read_rows(store)
@@ -104,8 +107,8 @@ def _facts(store: ObjectStore, run: Run, rows: SheetRows) -> dict[str, Any]:
     ok, title = int(rows.ok.sum()), store.uri.rstrip("/").rpartition("/")[2]
     return {
         "title": title,
-        "output": store.uri if "://" in store.uri else title,  # a page that is handed on tells nobody's folders
-        "model": run.model_id,
+        "output": without_folders(store.uri),  # a page that is handed on tells nobody's folders
+        "model": without_folders(run.model_id),
         "layout": run.packing.layout,
         "begun": plain_json(run.created_at),
         "images": ok,
@@ -115,11 +118,18 @@ def _facts(store: ObjectStore, run: Run, rows: SheetRows) -> dict[str, Any]:
 
 
 def _check_ours(to: ObjectStore) -> None:
-    if to.head(PAGE_KEY) and _MARK.encode() not in to.get_range(PAGE_KEY, 0, 2000):
+    """``OutputError`` where the sheet would be put among files that are not its own, and over some of them."""
+    other: str | None = None
+    if not to.head(PAGE_KEY):
+        there = (info.key for prefix in (_ASSETS_PREFIX, PAGES_PREFIX) for info in to.list(prefix))
+        other = next((key for key in there if not (key in _ASSET_KEYS or is_page_key(key))), None)
+    elif _MARK.encode() not in to.get_range(PAGE_KEY, 0, 2000):
+        other = PAGE_KEY
+    if other is not None:
         raise OutputError(
-            "there is another page where the contact sheet would be",
-            where=f"{to.uri}/{PAGE_KEY}",
-            allowed="an empty folder, or an earlier contact sheet",
+            "there is something else where the contact sheet would be",
+            where=f"{to.uri}/{other}",
+            allowed=f"a folder without {PAGE_KEY}, {_ASSETS_PREFIX} and {PAGES_PREFIX}, or an earlier contact sheet",
         )
 
 
@@ -128,7 +138,7 @@ def _put_page(to: ObjectStore, catalogue: dict[str, Any]) -> None:
     folder = files("pipeline.report") / "assets"
     bodies = {name: (folder / name).read_bytes() for name in _ASSETS}
     for name, body in bodies.items():
-        to.put(f"assets/{name}", body)
+        to.put(f"{_ASSETS_PREFIX}{name}", body)
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(
         (folder / PAGE_KEY).read_text("utf-8")
     )
@@ -142,11 +152,10 @@ def _put_page(to: ObjectStore, catalogue: dict[str, Any]) -> None:
 
 
 def _delete_others(to: ObjectStore, named: set[str]) -> int:
-    """Data files that the page does not name go. Returns the size of all that stays."""
-    keys = {page_key(name) for name in named}
-    there = list(to.list(PAGES_PREFIX))
+    """Data files of sheets that the page does not name go. Returns the size of all that it has."""
+    keys = {PAGE_KEY, *_ASSET_KEYS, *map(page_key, named)}
+    there = [info for prefix in (PAGES_PREFIX, _ASSETS_PREFIX, PAGE_KEY) for info in to.list(prefix)]
     for info in there:
-        if info.key not in keys:
+        if is_page_key(info.key) and info.key not in keys:
             to.delete(info.key)
-    kept = [info for info in there if info.key in keys]
-    return sum(info.size_bytes for info in [*kept, *to.list("assets/"), *to.list(PAGE_KEY)])
+    return sum(info.size_bytes for info in there if info.key in keys)

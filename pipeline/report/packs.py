@@ -6,6 +6,7 @@ copy. Its first line names what is in it, so that no index can contradict the pa
 """
 
 import json
+import re
 from base64 import b64encode
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pipeline.output.archives import plain_json
 from pipeline.storage.base import ObjectStore
 
 PAGES_PREFIX = "pages/"
+_PAGE = re.compile(rf"{PAGES_PREFIX}(prompts|cells|images\d+|previews\d+)-[0-9a-f]{{16}}\.js")
 _SAFE = 2**53
 """From here on JavaScript's numbers are not exact."""
 
@@ -87,6 +89,11 @@ def put_page(store: ObjectStore, kind: str, *content: Any) -> str:
 
 def page_key(name: str) -> str:
     return f"{PAGES_PREFIX}{name}.js"
+
+
+def is_page_key(key: str) -> bool:
+    """Whether it is such as ``put_page`` makes: what else lies in this folder is somebody's own."""
+    return _PAGE.fullmatch(key) is not None
 
 
 def as_script(value: Any) -> str:

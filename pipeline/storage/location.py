@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from pipeline.errors import InputError
@@ -54,6 +54,12 @@ def open_parent(uri: str, s3: S3Settings = _DEFAULTS, *, where: str | None = Non
             return LocalStore(real.parent), _key(real.name, uri)
         above, _, name = location.path.rpartition("/")
         return _s3_store(location.bucket, _prefix(above, uri), s3), _key(name, uri)
+
+
+def without_folders(place: str) -> str:
+    """What others may read of where something is: the last name of an absolute local path, all else as it is."""
+    is_local = place.startswith(("/", "~", "file:"))
+    return PurePosixPath(place).name or place if is_local else place
 
 
 @contextmanager

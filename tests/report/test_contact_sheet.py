@@ -258,9 +258,42 @@ def test_a_page_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     commit(store, rendered(1))
     folder.mkdir()
     (folder / "index.html").write_text("my own")
-    with pytest.raises(OutputError, match="there is another page"):
+    with pytest.raises(OutputError, match="there is something else"):
         sheet(store, folder)
     assert [path.name for path in folder.iterdir()] == ["index.html"]
+
+
+def test_folders_of_somebody_else_are_left_alone(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "out")
+    write_run(store, RUN)
+    commit(store, rendered(1))
+    for name in ("pages/about.js", "assets/logo.svg"):
+        folder = tmp_path / Path(name).parent
+        folder.mkdir()
+        (tmp_path / name).write_text("my own")
+        with pytest.raises(OutputError, match="there is something else") as caught:
+            sheet(store, tmp_path)
+        assert caught.value.where == str(tmp_path / name)
+        assert [path.name for path in folder.iterdir()] == [Path(name).name]
+        (tmp_path / name).unlink()
+    sheet(store, tmp_path)
+    (tmp_path / "pages" / "about.js").write_text("my own")
+    commit(store, rendered(2))
+    sheet(store, tmp_path)
+    assert (tmp_path / "pages" / "about.js").read_text() == "my own"
+    assert len(cells_of(tmp_path)) == 2
+    assert len(files_of(tmp_path)) == 5, "two packs, prompts, cells, and the one that is not ours"
+
+
+def test_whose_folders_they_were_is_only_in_the_command(tmp_path: Path) -> None:
+    store, folder = LocalStore(tmp_path / "out"), tmp_path / "sheet"
+    for model, shown in (("/home/me/models/tiny", "tiny"), ("s3://bucket/tiny", "s3://bucket/tiny"), ("me/tiny",) * 2):
+        write_run(store, replace(RUN, model_id=model))
+        commit(store, rendered(1))
+        sheet(store, folder)
+        catalogue = catalogue_of(folder)
+        assert (catalogue["model"], catalogue["output"]) == (shown, "out")
+        assert f"--model {model} " in catalogue["again"]
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "parquet"])

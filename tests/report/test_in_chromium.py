@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -304,3 +305,55 @@ def test_many_prompts(page: Page, many: Path) -> None:
     page.locator("#grid .cell").nth(5).click()
     expect(page.locator("#detail-recipe dd").first).to_have_text("14001")
     expect(page.locator("#detail-caption")).to_contain_text("this is a copy of 32×32 px; the image is out/shards/")
+
+
+@pytest.fixture
+def stale(browser: Browser, many: Path, tmp_path: Path) -> Iterator[tuple[Page, Path]]:
+    """The sheet of sixty prompts in a window that has to do without some of its files, and their folder."""
+    shutil.copytree(many.parent, tmp_path / "sheet")
+    page = browser.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    open_sheet(page, tmp_path / "sheet" / "index.html", "#rows=&prompt=1")
+    expect(page.locator("#grid .cell").first).to_be_visible()
+    yield page, tmp_path / "sheet" / "pages"
+    page.close()
+    assert faults == []
+
+
+def lose(folder: Path, kind: str) -> None:
+    """As a build deletes what it replaces."""
+    for path in folder.glob(f"{kind}-*.js"):
+        path.unlink()
+
+
+def test_a_picture_whose_files_are_gone_is_said_to_be(stale: tuple[Page, Path]) -> None:
+    page, folder = stale
+    lose(folder, "images1")
+    page.reload()
+    note = page.locator("#note")
+    expect(note).to_contain_text("cannot be read")
+    page.evaluate("document.getElementById('note').textContent = ''")
+    page.locator("#grid .cell").first.click()
+    expect(note).to_contain_text("cannot be read. Make the contact sheet again.")
+    expect(note).to_be_in_viewport()
+    expect(page.locator("#detail")).to_be_hidden()
+
+
+def test_without_the_larger_copy_the_thumbnail_is_shown(stale: tuple[Page, Path]) -> None:
+    page, folder = stale
+    lose(folder, "previews1")
+    page.locator("#grid .cell").first.click()
+    expect(page.locator("#detail-caption")).to_contain_text("cannot be read")
+    expect(page.locator("#detail-caption")).to_contain_text("This is its thumbnail.")
+    assert page.evaluate("document.querySelector('#detail-picture img').naturalWidth") == 32
+
+
+def test_a_search_that_fails_is_over(stale: tuple[Page, Path]) -> None:
+    page, folder = stale
+    lose(folder, "prompts")
+    page.fill("#search", "picture 59")
+    expect(page.locator("#note")).to_contain_text("cannot be read")
+    expect(page.locator("#found")).to_be_empty()
+    page.fill("#search", "")
+    expect(page.locator("#list button")).to_have_count(25)

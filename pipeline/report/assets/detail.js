@@ -72,9 +72,20 @@ const detail = (() => {
     return parts.join(" · ");
   }
 
-  /** Fill the panel for the cell of a button of the grid, and open it. */
+  /** Open the panel for the cell of a button of the grid; the page says so where its files cannot be read. */
   async function open(button) {
     current = button;
+    by("note").textContent = "";
+    try {
+      await fill(button);
+    } catch (error) {
+      if (current !== button) return;
+      dialog.close();
+      by("note").textContent = error.message;
+    }
+  }
+
+  async function fill(button) {
     const { cell } = button;
     const { metadata, picture: thumbnail } = await cells.entry(cell);
     if (current !== button) return;
@@ -106,24 +117,28 @@ const detail = (() => {
       holder.replaceChildren(make("p", { className: "nothing", textContent: "No picture" }));
       return;
     }
-    const shown = await picture(cell, metadata, thumbnail);
-    const image = make("img", { alt: cell.prompt.text });
-    const arrived = new Promise((resolve) => {
-      image.onload = () => resolve(true);
-      image.onerror = () => resolve(false);
-    });
-    image.src = shown.address;
-    const there = await arrived;
-    if (current !== button) return;
-    if (!there) {
-      by("detail-caption").textContent = `${shown.address} cannot be opened; this is its thumbnail.`;
+    try {
+      const shown = await picture(cell, metadata, thumbnail);
+      const image = await loaded(shown.address, cell.prompt.text);
+      if (current !== button) return;
+      by("detail-caption").textContent = caption(cell, metadata, shown, image);
+      holder.replaceChildren(image);
+      link.hidden = !shown.whole;
+      if (shown.whole) link.href = shown.address;
+    } catch (error) {
+      if (current !== button) return;
+      by("detail-caption").textContent = `${error.message} This is its thumbnail.`;
       holder.replaceChildren(make("img", { alt: cell.prompt.text, src: thumbnail }));
-      return;
     }
-    by("detail-caption").textContent = caption(cell, metadata, shown, image);
-    holder.replaceChildren(image);
-    link.hidden = !shown.whole;
-    if (shown.whole) link.href = shown.address;
+  }
+
+  function loaded(address, alt) {
+    const image = make("img", { alt });
+    return new Promise((resolve, reject) => {
+      image.onload = () => resolve(image);
+      image.onerror = () => reject(new Error(`${address} cannot be opened.`));
+      image.src = address;
+    });
   }
 
   function move(right, down) {

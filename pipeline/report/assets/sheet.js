@@ -107,11 +107,12 @@
     try {
       if (wanted) found = await cells.search(query, onlyFailed, tell);
     } catch (error) {
-      by("note").textContent = error.message;
+      if (mine === searchTurn) [by("found").textContent, by("note").textContent] = ["", error.message];
       return;
+    } finally {
+      if (mine === searchTurn) isSearching = false;
     }
     if (mine !== searchTurn) return;
-    isSearching = false;
     matches = found;
     const place = placeOf(state.prompt);
     if (place < 0 && total()) state.prompt = listed(0);
@@ -255,8 +256,7 @@
       if (focused >= 0) (grid.inOrder()[focused] || grid.first())?.focus();
       drawWindow(drawn);
       remember();
-      await drawList();
-      await drawn.filled;
+      await Promise.all([drawList(), drawn.filled]);
       if (mine === turn) ready(drawn);
     } catch (error) {
       if (mine === turn) by("note").textContent = error.message;
