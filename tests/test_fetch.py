@@ -67,6 +67,16 @@ def test_what_broke_off_is_not_a_model(store: LocalStore, tmp_path: Path, monkey
     assert "unet/w.safetensors" in files(fetch_model(store, cache))
 
 
+def test_what_killed_processes_left_is_swept(store: LocalStore, tmp_path: Path) -> None:
+    folder, cache = fetch_model(store, tmp_path / "cache"), tmp_path / "cache"
+    others = cache / f"{'0' * 32}-01234567.part"
+    others.mkdir()
+    shutil.rmtree(folder)
+    (folder.with_name(f"{folder.name}-01234567.part") / "unet").mkdir(parents=True)
+    fetch_model(store, cache)
+    assert sorted(path for path in cache.iterdir() if path.is_dir()) == sorted([folder, others])
+
+
 def test_a_cache_that_cannot_be_written_is_told_about(store: LocalStore, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match="cannot be kept in the cache"):
