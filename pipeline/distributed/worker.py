@@ -171,7 +171,7 @@ class RenderWorker:
 
     def _quarantine(self, single: pa.Table) -> pa.Table:
         (task,) = tasks_of(single)
-        died = f"ProcessDied: {DEATHS_BEFORE_ALONE} workers died with it among others, one while it was rendered alone"
+        died = "ProcessDied: workers died with it among others, or their nodes, and then while it was rendered alone"
         part = self._open_part(single)
         part.put(Failed(task=task, stage="process", verdict="quarantined", error=died), datetime.now(UTC))
         return part.commit()
