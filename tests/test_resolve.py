@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 
 from pipeline.errors import ModelError
-from pipeline.model.resolve import BUILT_IN, LoraSource, ModelSource, patterns_of_files
+from pipeline.model.resolve import BUILT_IN, LoraSource, ModelSource, in_any_home, patterns_of_files
 
 XL_INDEX = {
     "_class_name": "StableDiffusionXLPipeline",
@@ -75,6 +75,15 @@ def test_what_is_nowhere(in_folder: Path, name: str) -> None:
 
 def test_a_lora_that_is_no_safetensors_file_is_refused(in_folder: Path) -> None:
     (in_folder / "style.bin").write_bytes(b"")
+def test_a_cache_below_a_home_is_below_that_of_each_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "driver"))
+    shipped = in_any_home(tmp_path / "driver" / ".cache" / "darkroom")
+    assert in_any_home(shipped) == shipped
+    monkeypatch.setenv("HOME", str(tmp_path / "worker"))
+    assert shipped.expanduser() == tmp_path / "worker" / ".cache" / "darkroom"
+    assert in_any_home(tmp_path / "driver" / "cache") == tmp_path / "driver" / "cache"
+
+
     with pytest.raises(ModelError, match="no safetensors file is refused") as caught:
         LoraSource(lora_id="style.bin").file()
     assert (caught.value.where, caught.value.value) == ("model.loras", "'style.bin'")

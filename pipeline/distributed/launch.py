@@ -19,6 +19,7 @@ from pipeline.distributed.report import Progress, Report, Tell
 from pipeline.distributed.spec import Pool, WorkerSpec
 from pipeline.errors import JobFileError, OutputError, StoreError
 from pipeline.identity import IdSet
+from pipeline.model.resolve import in_any_home
 from pipeline.output.attempts import forget_launch, forget_old
 from pipeline.output.finalize import Finalized, finalize
 from pipeline.output.index import CommittedIndex, load_index
@@ -54,7 +55,8 @@ class LaunchOptions:
     address: str | None
     """Of a Ray cluster; None starts one here."""
     cache_folder: Path
-    """For digests of model files, and for models of object storage; on workers' machines the same path."""
+    """For digests of model files, and for models of object storage; on workers' machines the same path, or below a home
+    the same below theirs."""
     limit: int | None = None
     sample: int | None = None
     retry_failed: bool = False
@@ -207,7 +209,7 @@ class _Launch:
             compiled=run.numerics.compiled,
             call=run.constants.call,
             threads=pool.cpus,
-            cache_folder=self._options.cache_folder,
+            cache_folder=in_any_home(self._options.cache_folder),
             launch_id=launch_id,
             watchdog_s=self._prepared.job.render.watchdog,
             start_within_s=0.0 if model.source.here else min(MOST_START_S, pool.workers * START_S_PER_WORKER),

@@ -69,7 +69,7 @@ class RenderWorker:
         time.sleep(random.uniform(0.0, spec.start_within_s))
         folder = spec.model.folder()
         loras = spec.model.lora_files()
-        found = fingerprint(folder, DigestCache(spec.cache_folder / "digests"), loras)
+        found = fingerprint(folder, DigestCache(spec.cache_folder.expanduser() / "digests"), loras)
         if found != spec.facts.model_fingerprint:
             raise ModelError("a worker found other model files than the driver", where=str(folder), value=found)
         self._engine = self._renderer(spec, folder, loras)

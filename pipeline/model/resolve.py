@@ -86,7 +86,7 @@ class ModelSource:
     """Its safety checker is wanted too, where it has one."""
     s3: S3Settings = field(default_factory=S3Settings)
     cache_folder: Path | None = None
-    """Where models of object storage are kept, on each machine that needs them."""
+    """Where models of object storage are kept, on each machine that needs them; ``~`` is that machine's home."""
 
     @property
     def stored(self) -> bool:
@@ -122,7 +122,7 @@ class ModelSource:
         """The same model for workers anywhere: absolute paths, and for the Hub the revision it resolves to now."""
         folder, loras = self.folder(), tuple(lora.pinned() for lora in self.loras)
         if self.stored:
-            return replace(self, loras=loras)
+            return replace(self, loras=loras, cache_folder=self.cache_folder and in_any_home(self.cache_folder))
         if self._here() is None:
             return replace(self, revision=folder.name, loras=loras)
         return replace(self, model_id=self.model_id if self.model_id in BUILT_IN else str(folder), loras=loras)
@@ -136,10 +136,11 @@ class ModelSource:
             raise ValueError("a model of object storage needs a cache folder")
         try:
             store = open_store(self.model_id, self.s3, where="model.id")
-            index = fetched(store, [_INDEX], (), self.cache_folder) / _INDEX
+            index = fetched(store, [_INDEX], (), cache) / _INDEX
             suffixes = _SUFFIXES_OF_WEIGHTS if weights else _SUFFIXES_OF_FACTS
             patterns = patterns_of_files(read_json(index), suffixes, checked=self.checked)
-            return fetched(store, patterns, _VARIANTS, self.cache_folder)
+            return fetched(store, patterns, _VARIANTS, cache)
+        cache = self.cache_folder.expanduser()
         except StoreError as error:
             raise ModelError(f"the model cannot be fetched: {error}", where="model.id", value=self.model_id) from None
 
@@ -198,3 +199,11 @@ def _local(text: str) -> Path | None:
         return path.resolve() if path.exists() else None
     except (OSError, RuntimeError):  # a name too long, a folder that may not be entered, no such user
         return None
+def in_any_home(folder: Path) -> Path:
+    """A folder below this user's home as one below anybody's, with ``~``: machines have other users and other homes."""
+    try:
+        return "~" / folder.relative_to(Path.home())
+    except (ValueError, RuntimeError):  # it is elsewhere, there is no home
+        return folder
+
+
