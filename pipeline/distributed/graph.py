@@ -134,7 +134,7 @@ def run_wave(
     context.raise_original_map_exception = True
     context.execution_no_progress_timeout_s = -1
     context.autoscaling_config.actor_pool_util_upscaling_threshold = GROW_FROM
-    context.max_consecutive_actor_init_deaths = max(10, pool.workers)
+    context.max_consecutive_actor_init_deaths = pool.most_failed_starts
     context.execution_options.preserve_order = False
     source = ShardSource(plan, images_per_row, ray.put(committed))
     reserved = {"num_gpus": pool.gpus} if pool.gpus else {"num_cpus": pool.cpus}

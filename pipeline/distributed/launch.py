@@ -161,7 +161,7 @@ class _Launch:
         workers = min(pool.workers, max(1, -(-work.missing.images // slots)))
         done = work.whole.images - work.missing.images
         tell(f"{work.missing.images:,} images to render, {done:,} already committed")
-        space, note, board = _space(prepared, run), self._note(work, workers), make_board()
+        space, note, board = _space(prepared, run), self._note(work, workers), make_board(pool.most_failed_starts)
         self._keep_requests(work, space)
         wanted = Work(
             prepared=prepared,
