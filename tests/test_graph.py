@@ -17,6 +17,7 @@ from pipeline.config import load_job
 from pipeline.distributed import draining, stopping
 from pipeline.distributed.added import Added
 from pipeline.distributed.graph import run_wave
+from pipeline.distributed.launch import LaunchOptions, launch
 from pipeline.distributed.shards import ShardPlan
 from pipeline.distributed.spec import Pool, WorkerSpec
 from pipeline.distributed.stopping import Stop, make_board
@@ -147,6 +148,20 @@ def test_a_model_that_no_worker_gets_ends_the_job_and_says_why(fetching: tuple[S
     told = replace(spec, board=make_board(most_failed_starts=1))
     with pytest.raises(JobBrokenError, match=r"(?s)too many workers in a row.*the model cannot be fetched"):
         outcomes(plan, told, POOL)
+
+
+def test_nobody_waits_for_a_gpu_longer_than_the_launch_may(local_ray: None, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"prompt": ["a red circle", "a blue star"]}), tmp_path / "m.parquet")
+    paths = [("manifest", str(tmp_path / "m.parquet")), ("output.uri", str(tmp_path / "out"))]
+    keys = [("workers.gpus", 2), ("workers.count", 1), ("render.stop_after", "2s")]
+    prepared = prepare(load_job(None, [*paths, *keys], date.today()))
+    began, said = time.monotonic(), list[str]()
+    here = LaunchOptions(address="this Ray", cache_folder=tmp_path / "cache")
+    report = launch(prepared, here, said.append, lambda _: None)
+    assert time.monotonic() - began < 30
+    assert (report.stopped, report.remaining, report.ok, report.launch_id) == ("time", 2, 0, None)
+    assert "no GPU has come" in said[-2]
+    assert not (tmp_path / "out" / "_darkroom" / "run.json").exists()
 
 
 def test_what_a_worker_refuses_after_images_were_rendered_is_no_bad_input(

@@ -136,8 +136,8 @@ class _Launch:
             read = partial(numbered_batches, prepared.manifest)
             write_requests(store, requests(read, space, work.selection, prepared.rejected_rows))
 
-    def _render(self, work: "_Work", seen: Run | None, known: Run | None, model: ModelFiles) -> "Waves":
-        """All waves, between the two notes of the launch."""
+    def _render(self, work: "_Work", seen: Run | None, known: Run | None, model: ModelFiles) -> "Waves | None":
+        """All waves, between the two notes of the launch; None when its time is over before there is a GPU."""
         if self._options.address is None:
             # Ray's switch for machines that are no cluster: it stays on loopback. Else it listens on every interface.
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -155,7 +155,10 @@ class _Launch:
         prepared, store, tell = self._prepared, self._store, self._tell
         connect(self._options.address)
         pool = _pool(prepared, local=self._options.address is None)
-        run = bind(store, seen, known, prepared, model, pool, device_of(pool, tell), tell)
+        if (device := device_of(pool, tell, self._seconds_left())) is None:
+            tell("the time of render.stop_after is over, and no GPU has come")
+            return None
+        run = bind(store, seen, known, prepared, model, pool, device, tell)
         # A worker that could not fill its batch once would only cost the loading of another model.
         slots = run.batch_rows.most(prepared.count.sizes) // 2
         workers = min(pool.workers, max(1, -(-work.missing.images // slots)))
@@ -260,8 +263,8 @@ class _Launch:
             elapsed_s=time.monotonic() - self._began,
             images_per_s=waves.per_second(progress.images) if waves else None,
             finalized=finalized,
-            stopped=waves.stop.reason if waves else None,
-            remaining=waves.missing.images if waves else 0,
+            stopped=waves.stop.reason if waves else "time" if work.missing.images else None,
+            remaining=(waves or work).missing.images,
         )
 
 
