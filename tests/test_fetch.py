@@ -67,6 +67,16 @@ def test_what_broke_off_is_not_a_model(store: LocalStore, tmp_path: Path, monkey
     assert "unet/w.safetensors" in files(fetch_model(store, cache))
 
 
+def test_what_killed_processes_left_is_swept(store: LocalStore, tmp_path: Path) -> None:
+    folder, cache = fetch_model(store, tmp_path / "cache"), tmp_path / "cache"
+    others = cache / f"{'0' * 32}-01234567.part"
+    others.mkdir()
+    shutil.rmtree(folder)
+    (folder.with_name(f"{folder.name}-01234567.part") / "unet").mkdir(parents=True)
+    fetch_model(store, cache)
+    assert sorted(path for path in cache.iterdir() if path.is_dir()) == sorted([folder, others])
+
+
 def test_a_cache_that_cannot_be_written_is_told_about(store: LocalStore, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match="cannot be kept in the cache"):
@@ -93,7 +103,10 @@ def test_processes_of_one_machine_fetch_it_once(store: LocalStore, tmp_path: Pat
     assert len(set(told)) == 1
 
 
-def test_a_model_on_a_server_is_the_same_model(s3_bucket: str, s3_settings: S3Settings, tmp_path: Path) -> None:
+def test_a_model_on_a_server_is_the_same_model(
+    s3_bucket: str, s3_settings: S3Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     uri, here = f"s3://{s3_bucket}/models/shapes", BUILT_IN["shapes"]
     store = open_store(uri, s3_settings)
     for path in here.rglob("*"):
@@ -104,7 +117,10 @@ def test_a_model_on_a_server_is_the_same_model(s3_bucket: str, s3_settings: S3Se
     assert read_json(facts / "model_index.json") == read_json(here / "model_index.json")
     assert not list(facts.rglob("*.safetensors"))
     digests = DigestCache(tmp_path / "digests")
-    assert fingerprint(source.pinned().folder(), digests) == fingerprint(here, digests)
+    pinned = source.pinned()
+    assert pinned.cache_folder == Path("~/cache"), "workers may have another home"
+    assert pinned.folder().is_relative_to(tmp_path / "cache")
+    assert fingerprint(pinned.folder(), digests) == fingerprint(here, digests)
     with pytest.raises(ModelError, match="a file of the model is missing"):
         ModelSource(model_id=f"{uri}/nothing", s3=s3_settings, cache_folder=tmp_path / "cache").folder()
     with pytest.raises(ModelError, match="only models of the Hub have revisions"):

@@ -1,9 +1,12 @@
 """One wave through a real Ray, in this process: what reaches the driver when workers cannot do their work."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,21 +14,34 @@ import pytest
 import ray
 
 from pipeline.config import load_job
+from pipeline.distributed import draining, stopping
+from pipeline.distributed.added import Added
 from pipeline.distributed.graph import run_wave
+from pipeline.distributed.launch import LaunchOptions, launch
 from pipeline.distributed.shards import ShardPlan
 from pipeline.distributed.spec import Pool, WorkerSpec
-from pipeline.errors import DarkroomError, ModelError, StoreDeniedError
+from pipeline.distributed.stopping import Stop, make_board
+from pipeline.distributed.waves import Waves, Work
+from pipeline.distributed.worker import RenderWorker
+from pipeline.errors import DarkroomError, JobBrokenError, ModelError, StoreDeniedError
 from pipeline.identity import IdSet
 from pipeline.model.fingerprint import DigestCache, fingerprint
+from pipeline.model.resolve import ModelSource
 from pipeline.model.rows import BatchRows
 from pipeline.output.part import RunFacts
+from pipeline.planning.amount import Amount
 from pipeline.planning.selection import Selection
 from pipeline.planning.shards import ShardSize
 from pipeline.planning.tasks import Space
 from pipeline.prepare import prepare
+from pipeline.storage.local import LocalStore
 from pipeline.storage.s3_settings import S3Settings
+from tests.faults.launched import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of Ray's own settings
+
+
+POOL = Pool(workers=1, gpus=0, cpus=1)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +76,20 @@ def wave(tmp_path: Path, local_ray: None) -> tuple[ShardPlan, WorkerSpec]:
     ), spec
 
 
-def outcomes(plan: ShardPlan, spec: WorkerSpec, pool: Pool) -> pa.Table:
-    return pa.concat_tables(run_wave(plan, 1, IdSet(), spec, pool))
+class LateWorker(RenderWorker):
+    """Its machine is given the model the second time that it asks for it."""
+
+    def _files(self, spec: WorkerSpec) -> tuple[Path, Sequence[tuple[Path, float]], str]:
+        tried = spec.cache_folder / "tried"
+        with tried.open("a") as file:
+            file.write("x")
+        if len(tried.read_text()) < 2:
+            raise ModelError("the Hub did not give it: 429", where="model.id")
+        return super()._files(replace(spec, model=ModelSource(model_id="shapes")))
+
+
+def outcomes(plan: ShardPlan, spec: WorkerSpec, pool: Pool, worker: type[RenderWorker] = RenderWorker) -> pa.Table:
+    return pa.concat_tables(run_wave(plan, 1, IdSet(), spec, pool, worker))
 
 
 def test_workers_may_reserve_gpus(wave: tuple[ShardPlan, WorkerSpec]) -> None:
@@ -84,6 +112,99 @@ def test_what_a_worker_cannot_load_or_store_reaches_the_driver_as_it_was_raised(
     ]
     for told, kind, says in kinds:
         with pytest.raises(kind, match=says) as caught:
-            outcomes(plan, told, Pool(workers=1, gpus=0, cpus=1))
+            outcomes(plan, told, POOL)
         assert type(caught.value) is kind
         assert "Traceback" not in str(caught.value)
+
+
+@pytest.fixture
+def fetching(wave: tuple[ShardPlan, WorkerSpec]) -> tuple[ShardPlan, WorkerSpec]:
+    """Of a model that no server gives; its workers have no patience."""
+    plan, spec = wave
+    nowhere = S3Settings(endpoint_url="http://127.0.0.1:1", region="us-east-1", max_attempts=1, patience_s=0)
+    model = ModelSource(model_id="s3://bucket/model", s3=nowhere, cache_folder=spec.cache_folder)
+    return plan, replace(spec, model=model, fetch_patience_s=0)
+
+
+def test_a_worker_that_cannot_fetch_the_model_is_replaced(fetching: tuple[ShardPlan, WorkerSpec]) -> None:
+    plan, spec = fetching
+    board = make_board(most_failed_starts=1)
+    table = outcomes(plan, replace(spec, board=board), POOL, LateWorker)
+    assert table["status"].to_pylist() == ["ok", "ok"]
+    assert ray.get(board.complaints.remote()) == {
+        ray.get_runtime_context().get_node_id(): "the Hub did not give it: 429"
+    }
+
+
+def test_a_worker_asks_again_before_it_gives_up(fetching: tuple[ShardPlan, WorkerSpec]) -> None:
+    plan, spec = fetching
+    patient = replace(spec, board=make_board(most_failed_starts=0), fetch_patience_s=60)
+    table = outcomes(plan, patient, POOL, LateWorker)
+    assert table["status"].to_pylist() == ["ok", "ok"]
+
+
+def test_a_model_that_no_worker_gets_ends_the_job_and_says_why(fetching: tuple[ShardPlan, WorkerSpec]) -> None:
+    plan, spec = fetching
+    told = replace(spec, board=make_board(most_failed_starts=1))
+    with pytest.raises(JobBrokenError, match=r"(?s)too many workers in a row.*the model cannot be fetched"):
+        outcomes(plan, told, POOL)
+
+
+def test_nobody_waits_for_a_gpu_longer_than_the_launch_may(local_ray: None, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"prompt": ["a red circle", "a blue star"]}), tmp_path / "m.parquet")
+    paths = [("manifest", str(tmp_path / "m.parquet")), ("output.uri", str(tmp_path / "out"))]
+    keys = [("workers.gpus", 2), ("workers.count", 1), ("render.stop_after", "2s")]
+    prepared = prepare(load_job(None, [*paths, *keys], date.today()))
+    began, said = time.monotonic(), list[str]()
+    here = LaunchOptions(address="this Ray", cache_folder=tmp_path / "cache")
+    report = launch(prepared, here, said.append, lambda _: None)
+    assert time.monotonic() - began < 30
+    assert (report.stopped, report.remaining, report.ok, report.launch_id) == ("time", 2, 0, None)
+    assert "no GPU has come" in said[-2]
+    assert not (tmp_path / "out" / "_darkroom" / "run.json").exists()
+
+
+def test_what_a_worker_refuses_after_images_were_rendered_is_no_bad_input(
+    wave: tuple[ShardPlan, WorkerSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> Iterator[pa.Table]:
+        raise ModelError("other model files", where="here")
+
+    monkeypatch.setattr(Waves, "_wave", refuse)
+    work = SimpleNamespace(missing=Amount(images=9), committed=IdSet())
+    store, stop = LocalStore(tmp_path / "out"), Stop(print)
+    for rendered, kind in ((0, ModelError), (1, JobBrokenError)):
+        with Added() as added:
+            waves = Waves(cast("Work", work), wave[1], POOL, store, stop, print, print, added)
+            waves.tally.progress = replace(waves.tally.progress, ok=rendered)
+            with pytest.raises(kind, match=r"(?s)other model files.*here") as caught:
+                waves.run()
+            assert type(caught.value) is kind
+
+
+def test_workers_have_their_time_though_they_cannot_be_told_to_stop(
+    local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "GRACE_S", 2.0)
+    monkeypatch.setattr(stopping, "LATE_S", 0.0)
+    board, said = make_board(most_failed_starts=1), list[str]()
+    stop = Stop(said.append)
+    with stop.listening(board, None):
+        ray.kill(board)
+        stop.ask("time")
+        time.sleep(1.0)
+        assert not stop.complete({})
+        assert wait_until(lambda: stop.complete({}), 10)
+    assert "workers cannot be told to stop; they get 2 s" in said[-1]
+
+
+def test_a_lost_board_is_told_about(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draining, "POLL_S", 0.05)
+    board, said = make_board(most_failed_starts=1), list[str]()
+    ray.get(board.complain.remote("0123456789", "the Hub did not give it"))
+    with draining.watched(board, said.append):
+        assert wait_until(lambda: len(said) == 1, 10)
+        ray.kill(board)
+        assert wait_until(lambda: len(said) == 2, 10)
+    assert said[0].endswith("node 01234567 cannot load the model and tries again: the Hub did not give it")
+    assert "workers cannot be told any more" in said[1]

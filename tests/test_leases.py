@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.distributed import leases
-from pipeline.distributed.leases import Floor, Suspicions
+from pipeline.distributed.leases import DEATHS_BEFORE_ALONE, NODES_BEFORE_ALONE, Floor, Suspicions
 from pipeline.errors import JobBrokenError
 from pipeline.output.attempts import Attempts, Process, forget_launch, forget_old
 from pipeline.storage.local import LocalStore
@@ -38,6 +38,18 @@ def test_neither_a_lost_node_nor_an_earlier_launch_makes_a_suspect(store: LocalS
     attempts(store, 1, node="preempted").begin("a" * 32)
     attempts(store, 2, launch="earlier").begin("a" * 32)
     assert Suspicions(attempts(store, 3), lambda node: node == "preempted").deaths("a" * 32) == 0
+
+
+def test_what_takes_node_after_node_along_is_a_suspect(store: LocalStore) -> None:
+    """A node that several processes died with is one; none of them is charged, as the node may have gone by itself."""
+    for number in range(2 * NODES_BEFORE_ALONE - 2):
+        attempts(store, number, node=f"gone-{number // 2}").begin("a" * 32)
+    suspicions = Suspicions(attempts(store, 98), lambda node: node.startswith("gone"))
+    assert suspicions.deaths("a" * 32) == 0
+    attempts(store, 97, node="gone-too").begin("a" * 32)
+    assert suspicions.deaths("a" * 32) == DEATHS_BEFORE_ALONE
+    assert suspicions.deaths("b" * 32) == 0
+    assert attempts(store, 98).deaths_within(timedelta(minutes=1)) == 0
 
 
 def test_a_process_that_had_two_shards_died_once(store: LocalStore) -> None:

@@ -1,13 +1,15 @@
 """What the job file calls a model, found and pinned; the Hub itself is not asked here."""
 
+import json
 from fnmatch import fnmatch
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its HTTP library
 
 from pipeline.errors import ModelError
-from pipeline.model.resolve import BUILT_IN, LoraSource, ModelSource, patterns_of_files
+from pipeline.model.resolve import BUILT_IN, LoraSource, ModelSource, in_any_home, patterns_of_files
 
 XL_INDEX = {
     "_class_name": "StableDiffusionXLPipeline",
@@ -73,6 +75,15 @@ def test_what_is_nowhere(in_folder: Path, name: str) -> None:
         LoraSource(lora_id=name).file()
 
 
+def test_a_cache_below_a_home_is_below_that_of_each_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "driver"))
+    shipped = in_any_home(tmp_path / "driver" / ".cache" / "darkroom")
+    assert in_any_home(shipped) == shipped
+    monkeypatch.setenv("HOME", str(tmp_path / "worker"))
+    assert shipped.expanduser() == tmp_path / "worker" / ".cache" / "darkroom"
+    assert in_any_home(tmp_path / "driver" / "cache") == tmp_path / "driver" / "cache"
+
+
 def test_a_lora_that_is_no_safetensors_file_is_refused(in_folder: Path) -> None:
     (in_folder / "style.bin").write_bytes(b"")
     with pytest.raises(ModelError, match="no safetensors file is refused") as caught:
@@ -115,6 +126,45 @@ def test_what_is_of_the_hub_is_pinned_to_a_commit(hub: list[str | None], revisio
     assert pinned.lora_files()[0][0].parent.name == COMMITS[None]
     assert pinned.pinned() == pinned
     assert {*hub} == {commit, COMMITS[None]}, "a worker asks for commits alone"
+
+
+def test_a_folder_that_the_hub_gives_for_want_of_a_list_is_no_model(
+    hub: list[str | None], in_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its client does when only the index has come before the Hub says 429."""
+
+    def index_alone(name: str, path: str, revision: str | None = None) -> str:
+        index = in_folder / "hub" / name / "snapshots" / COMMITS[None] / path
+        index.parent.mkdir(parents=True)
+        index.write_text(json.dumps(XL_INDEX))
+        return str(index)
+
+    def snapshot(name: str, **_: object) -> str:
+        return str(in_folder / "hub" / name / "snapshots" / COMMITS[None])
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", index_alone)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    with pytest.raises(ModelError, match="did not list the files"):
+        ModelSource(model_id="org/name").folder()
+
+
+@pytest.mark.parametrize("error", [HTTPError("reset by peer"), RuntimeError("no space left"), OSError("no route")])
+def test_what_breaks_a_download_off_is_the_models_error(
+    in_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", broken)
+    with pytest.raises(ModelError, match=str(error)):
+        ModelSource(model_id="org/name").folder()
+
+
+def test_only_what_is_fetched_is_remote(hub: list[str | None], in_folder: Path) -> None:
+    assert not ModelSource(model_id="models/mine", loras=(LoraSource(lora_id="."),)).pinned().remote
+    assert ModelSource(model_id="models/mine", loras=(LoraSource(lora_id="org/lora"),)).pinned().remote
+    assert ModelSource(model_id="org/name").pinned().remote
+    assert ModelSource(model_id="s3://bucket/model").remote
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """Machines that are about to leave: their workers commit what they have begun and go, so that others take the rest.
 
-Ray knows of it from ``ray drain-node``, from its autoscaler, and from SIGTERM to a node's own process.
+Ray knows of it from ``ray drain-node``, from its autoscaler, and from SIGTERM to a node's own process. Of machines
+whose workers cannot begin, people are told here too.
 """
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -23,7 +24,7 @@ def draining_nodes() -> set[str]:
 
 @contextmanager
 def watched(board: Any, tell: Tell) -> Iterator[None]:
-    """While waves run, workers on such nodes are told by the board (``stopping.py``)."""
+    """While waves run, workers on such nodes learn it by the board (``stopping.py``), and people what it has heard."""
     over = threading.Event()
     threading.Thread(target=_watch, args=(board, tell, over), name="drain", daemon=True).start()
     try:
@@ -33,10 +34,21 @@ def watched(board: Any, tell: Tell) -> Iterator[None]:
 
 
 def _watch(board: Any, tell: Tell, over: threading.Event) -> None:
-    known: set[str] = set()
-    with suppress(ray.exceptions.RayError):
+    leaving: set[str] = set()
+    failing: set[str] = set()
+    try:
         while not over.wait(POLL_S):
-            for node in sorted(draining_nodes() - known):
-                known.add(node)
+            for node in sorted(draining_nodes() - leaving):
+                leaving.add(node)
                 tell(f"node {node[:8]} is about to leave: its workers commit what they have begun")
                 ray.get(board.leave.remote(node))
+            for node, reason in ray.get(board.complaints.remote()).items():
+                if node not in failing:
+                    tell(f"warning: a worker on node {node[:8]} cannot load the model and tries again: {reason}")
+                failing.add(node)
+    except ray.exceptions.RayError:
+        if not over.is_set():
+            tell(
+                "warning: workers cannot be told any more to stop, or that their node is about to leave: "
+                "what they have in hand then is rendered again"
+            )

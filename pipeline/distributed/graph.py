@@ -1,7 +1,9 @@
 """The Ray Data graph of one wave: from planned shards to outcome rows, and what the cluster has for it."""
 
 import logging
+import math
 import os
+import time
 import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -82,16 +84,20 @@ def room(gpus: float, cpus: int) -> int:
     return int(cluster_gpus() / gpus) if gpus else cluster_cpus() // cpus
 
 
-def device_of(pool: Pool, tell: Tell) -> Device:
+def device_of(pool: Pool, tell: Tell, within_s: float | None = None) -> Device | None:
     """What the pool's workers compute on, asked of a GPU of the cluster: the driver may have none.
 
-    Waits for one to join, and says so.
+    Waits for one to join, and says so. None when there is none within that time.
     """
     if not pool.gpus:
         return Device(name="cpu", memory_bytes=None)
     described = ray.remote(num_gpus=pool.gpus, num_cpus=0)(_describe_gpu).remote()
+    until = math.inf if within_s is None else time.monotonic() + within_s
     try:
-        while not ray.wait([described], timeout=PATIENCE_S)[0]:
+        while not ray.wait([described], timeout=max(0.0, min(PATIENCE_S, until - time.monotonic())))[0]:
+            if time.monotonic() >= until:
+                ray.cancel(described)
+                return None
             tell(f"waiting for a GPU; the cluster has {cluster_summary()}")
         name, memory_bytes = ray.get(described)
     except ray.exceptions.RayError as error:
@@ -134,7 +140,7 @@ def run_wave(
     context.raise_original_map_exception = True
     context.execution_no_progress_timeout_s = -1
     context.autoscaling_config.actor_pool_util_upscaling_threshold = GROW_FROM
-    context.max_consecutive_actor_init_deaths = max(10, pool.workers)
+    context.max_consecutive_actor_init_deaths = pool.most_failed_starts
     context.execution_options.preserve_order = False
     source = ShardSource(plan, images_per_row, ray.put(committed))
     reserved = {"num_gpus": pool.gpus} if pool.gpus else {"num_cpus": pool.cpus}

@@ -19,6 +19,7 @@ from pipeline.distributed.report import Progress, Report, Tell
 from pipeline.distributed.spec import Pool, WorkerSpec
 from pipeline.errors import JobFileError, OutputError, StoreError
 from pipeline.identity import IdSet
+from pipeline.model.resolve import in_any_home
 from pipeline.output.attempts import forget_launch, forget_old
 from pipeline.output.finalize import Finalized, finalize
 from pipeline.output.index import CommittedIndex, load_index
@@ -55,7 +56,8 @@ class LaunchOptions:
     address: str | None
     """Of a Ray cluster; None starts one here."""
     cache_folder: Path
-    """For digests of model files, and for models of object storage; on workers' machines the same path."""
+    """For digests of model files, and for models of object storage; on workers' machines the same path, or below a home
+    the same below theirs."""
     limit: int | None = None
     sample: int | None = None
     retry_failed: bool = False
@@ -151,8 +153,8 @@ class _Launch:
             read = partial(numbered_batches, prepared.manifest)
             write_requests(store, requests(read, space, work.selection, prepared.rejected_rows))
 
-    def _render(self, work: "_Work", seen: Run | None, known: Run | None, model: ModelFiles) -> "Waves":
-        """All waves, between the two notes of the launch."""
+    def _render(self, work: "_Work", seen: Run | None, known: Run | None, model: ModelFiles) -> "Waves | None":
+        """All waves, between the two notes of the launch; None when its time is over before there is a GPU."""
         if self._options.address is None:
             # Ray's switch for machines that are no cluster: it stays on loopback. Else it listens on every interface.
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -171,13 +173,16 @@ class _Launch:
         tell("connecting to the Ray cluster" if self._options.address else "starting Ray on this machine")
         connect(self._options.address)
         pool = _pool(prepared, local=self._options.address is None)
-        run = bind(store, seen, known, prepared, model, pool, device_of(pool, tell), tell)
+        if (device := device_of(pool, tell, self._seconds_left())) is None:
+            tell("the time of render.stop_after is over, and no GPU has come")
+            return None
+        run = bind(store, seen, known, prepared, model, pool, device, tell)
         # A worker that could not fill its batch once would only cost the loading of another model.
         slots = run.batch_rows.most(prepared.count.sizes) // 2
         workers = min(pool.workers, max(1, -(-work.missing.images // slots)))
         done = work.whole.images - work.missing.images
         tell(f"{work.missing.images:,} images to render, {done:,} already committed")
-        space, note, board = _space(prepared, run), self._note(work, workers), make_board()
+        space, note, board = _space(prepared, run), self._note(work, workers), make_board(pool.most_failed_starts)
         self._keep_requests(work, space)
         wanted = Work(
             prepared=prepared,
@@ -225,7 +230,7 @@ class _Launch:
             compiled=run.numerics.compiled,
             call=run.constants.call,
             threads=pool.cpus,
-            cache_folder=self._options.cache_folder,
+            cache_folder=in_any_home(self._options.cache_folder),
             launch_id=launch_id,
             watchdog_s=self._prepared.job.render.watchdog,
             start_within_s=0.0 if model.source.here else min(MOST_START_S, pool.workers * START_S_PER_WORKER),
@@ -276,8 +281,8 @@ class _Launch:
             elapsed_s=time.monotonic() - self._began,
             images_per_s=waves.per_second(progress.images) if waves else None,
             finalized=finalized,
-            stopped=waves.stop.reason if waves else None,
-            remaining=waves.missing.images if waves else 0,
+            stopped=waves.stop.reason if waves else "time" if work.missing.images else None,
+            remaining=(waves or work).missing.images,
         )
 
 

@@ -24,6 +24,11 @@ class Pool:
     cpus: int
     """Per CPU worker: threads, and what Ray reserves."""
 
+    @property
+    def most_failed_starts(self) -> int:
+        """So many workers in a row may fail to start; machines that join late may all be broken."""
+        return max(10, self.workers)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
@@ -56,7 +61,9 @@ class WorkerSpec:
     """A step of the engine that takes longer ends the process."""
     start_within_s: float = 0.0
     """Workers that have to fetch the model begin somewhen within this time, not all at once."""
+    fetch_patience_s: float = 300.0
+    """So long a worker asks for a model that does not come; then its process ends."""
     drop_flagged: bool = False
     """An image that the model's safety checker flags is a failure; it is loaded where ``model`` says so."""
     board: Any = None
-    """Where the worker learns that the launch stops: an actor handle."""
+    """Where the worker learns that the launch stops, and tells what keeps it from working: an actor handle."""

@@ -5,10 +5,11 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.distributed.report import Tell
 
@@ -22,9 +23,14 @@ _POLL_S = 0.2
 
 
 class _Board:
-    """Where workers learn that the launch stops, or their node. An actor; its methods run in one event loop."""
+    """Where workers learn that the launch stops, or their node, and tell what keeps them from working.
 
-    def __init__(self) -> None:
+    An actor; its methods run in one event loop.
+    """
+
+    def __init__(self, most_failed_starts: int) -> None:
+        self._most_failed_starts, self._failed_starts = most_failed_starts, 0
+        self._complaints: dict[str, str] = {}
         self._changed = asyncio.Condition()
         self._stopped = False
         self._leaving: set[str] = set()
@@ -34,6 +40,7 @@ class _Board:
     async def wait(self, worker: str, node_id: str) -> Why:
         """Returns when the launch stops or the node is about to leave; the worker then has to say when it is idle."""
         self._working.add(worker)
+        self._failed_starts = 0
         async with self._changed:
             await self._changed.wait_for(lambda: self._stopped or node_id in self._leaving)
         return "stop" if self._stopped else "leave"
@@ -42,6 +49,23 @@ class _Board:
         """It has nothing in hand any more, and has told of so many tasks since it began."""
         self._told[worker] = outcomes
         self._working.discard(worker)
+
+    async def complain(self, node_id: str, reason: str) -> None:
+        """A worker there cannot begin."""
+        self._complaints[node_id] = reason
+
+    async def complaints(self) -> dict[str, str]:
+        """The last one of each node."""
+        return self._complaints
+
+    async def gave_up(self) -> bool:
+        """A worker's process ends as it cannot begin; returns whether too many have, with none at work meanwhile."""
+        self._failed_starts += 1
+        return self._failed_starts > self._most_failed_starts
+
+    async def works(self) -> None:
+        """A worker has rendered a shard: where others fail, it is not the launch's fault."""
+        self._failed_starts = 0
 
     async def told(self) -> dict[str, int]:
         return self._told
@@ -60,9 +84,11 @@ class _Board:
         return len(self._working)
 
 
-def make_board() -> Any:
-    """A handle of a new board, for the workers of one launch."""
-    return ray.remote(num_cpus=0, max_concurrency=100_000)(_Board).remote()
+def make_board(most_failed_starts: int) -> Any:
+    """A handle of a new board, for the workers of one launch. It lives where the driver does, and no shorter."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(num_cpus=0, max_concurrency=100_000, scheduling_strategy=here)(_Board)
+    return board.remote(most_failed_starts)
 
 
 class Ready:
@@ -90,6 +116,7 @@ class Stop:
         self._tell = tell
         self._asked = threading.Event()
         self._idle = threading.Event()
+        self._over = threading.Event()
         self._told: Mapping[str, int] = {}
         self._late_until = 0.0
         self.reason: Reason | None = None
@@ -122,6 +149,7 @@ class Stop:
                 yield
         finally:
             timer.cancel()
+            self._over.set()
 
     def _on_signal(self, *_: object) -> None:
         if self._asked.is_set():
@@ -134,11 +162,17 @@ class Stop:
         why = "the time of render.stop_after is over" if self.reason == "time" else "stopping; again ends at once"
         self._tell(f"{why}: images that have begun are finished and committed")
         until = time.monotonic() + GRACE_S
-        with suppress(ray.exceptions.RayError):
+        try:
             ray.get(board.stop.remote())
             while time.monotonic() < until and ray.get(board.working.remote()):
                 time.sleep(_POLL_S)
             self._told = ray.get(board.told.remote())
+        except ray.exceptions.RayError:
+            if not self._over.is_set():
+                left_s = max(0.0, until - time.monotonic())
+                self._tell(f"warning: workers cannot be told to stop; they get {left_s:.0f} s, what is not committed "
+                           "then is rendered again by the next launch")  # fmt: skip
+                self._over.wait(left_s)
         self._late_until = time.monotonic() + LATE_S
         self._idle.set()
 

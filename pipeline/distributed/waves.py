@@ -15,7 +15,7 @@ from pipeline.distributed.report import Progress, Tell
 from pipeline.distributed.shards import ShardPlan
 from pipeline.distributed.spec import Pool, WorkerSpec
 from pipeline.distributed.stopping import Ready, Stop
-from pipeline.errors import JobBrokenError
+from pipeline.errors import InputError, JobBrokenError
 from pipeline.identity import IdSet
 from pipeline.output.index import load_index
 from pipeline.planning.amount import Amount
@@ -73,7 +73,18 @@ class Waves:
         return amount / self.busy_s if self.busy_s else None
 
     def run(self) -> None:
-        """Ends when nothing is missing, or stopped. What counts is what the store holds, not what workers report."""
+        """Ends when nothing is missing, or stopped. What counts is what the store holds, not what workers report.
+
+        Raises ``InputError`` only if nothing was rendered; ``JobBrokenError`` for one that a worker meets later.
+        """
+        try:
+            self._run()
+        except InputError as error:
+            if self.tally.progress.images:
+                raise JobBrokenError(str(error)) from error
+            raise
+
+    def _run(self) -> None:
         done, poor = self._work.committed, 0
         while poor < MAX_POOR_WAVES:
             before, began = self.missing.images, time.monotonic()

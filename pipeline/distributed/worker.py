@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,7 +26,7 @@ from pipeline.distributed.shards import unpack
 from pipeline.distributed.spec import WorkerSpec
 from pipeline.distributed.watchdog import die, leave, watch
 from pipeline.distributed.worker_log import WorkerLog
-from pipeline.errors import DarkroomError, ModelError
+from pipeline.errors import DarkroomError, JobBrokenError, ModelError
 from pipeline.identity import part_id
 from pipeline.model.fingerprint import DigestCache, fingerprint
 from pipeline.output.attempts import Attempts, Process
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 FAREWELL_S = 2.0
 """For the last outcomes to be on their way before the process ends."""
+FIRST_PAUSE_S = 5.0
+"""Before the model is asked for once more; each further pause is twice as long."""
+_Loras = Sequence[tuple[Path, float]]
 
 
 class RenderWorker:
@@ -55,10 +58,10 @@ class RenderWorker:
         self._teller = Teller(worker=name, model_load=self._process.process_id)
         tags = {"launch": spec.launch_id, "node": self._process.node_id, "worker": name}
         self._log = WorkerLog({"job": ray.get_runtime_context().get_job_id(), **tags})
-        began = time.monotonic()
+        began, self._board = time.monotonic(), spec.board
         try:
             self._load(spec)
-        except DarkroomError as error:  # Ray would only try again; the first shard tells the driver
+        except DarkroomError as error:  # an actor that cannot be made again takes its shards along; the first one tells
             self._broken = error
             self._log.broken(str(error))
             return
@@ -67,12 +70,10 @@ class RenderWorker:
 
     def _load(self, spec: WorkerSpec) -> None:
         time.sleep(random.uniform(0.0, spec.start_within_s))
-        folder = spec.model.folder()
-        loras = spec.model.lora_files()
-        found = fingerprint(folder, DigestCache(spec.cache_folder / "digests"), loras)
+        folder, loras, found = self._find(spec)
         if found != spec.facts.model_fingerprint:
             raise ModelError("a worker found other model files than the driver", where=str(folder), value=found)
-        self._engine = self._renderer(spec, folder, loras)
+        self._engine = self._on_device(spec, folder, loras)
         self._store = store = open_store(spec.output_uri, spec.s3)
         self._open_part: Callable[[pa.Table], PartWriter] = lambda shard: PartWriter(store, shard, spec.facts)
         judge = load_judge(
@@ -89,7 +90,56 @@ class RenderWorker:
         if spec.board is not None:
             threading.Thread(target=self._follow, args=(spec.board,), name="stop", daemon=True).start()
 
-    def _renderer(self, spec: WorkerSpec, folder: Path, loras: Sequence[tuple[Path, float]]) -> "Renderer":
+    def _find(self, spec: WorkerSpec) -> tuple[Path, _Loras, str]:
+        """The model on this machine, and its fingerprint.
+
+        The driver has got it: if it has to be fetched and does not come, this machine or this moment is to blame.
+        """
+        until, pause_s = time.monotonic() + spec.fetch_patience_s, FIRST_PAUSE_S
+        while True:
+            try:
+                return self._files(spec)
+            except ModelError as error:
+                if not spec.model.remote:
+                    raise
+                if time.monotonic() + pause_s > until:
+                    self._give_up(str(error))
+                self._complain(str(error))
+            time.sleep(pause_s)
+            pause_s *= 2
+
+    def _files(self, spec: WorkerSpec) -> tuple[Path, _Loras, str]:
+        folder, loras = spec.model.folder(), spec.model.lora_files()
+        return folder, loras, fingerprint(folder, DigestCache(spec.cache_folder.expanduser() / "digests"), loras)
+
+    def _complain(self, reason: str) -> None:
+        """Say in the log and to the driver why this worker does not begin."""
+        self._log.broken(reason)
+        if self._board is not None:
+            self._board.complain.remote(self._process.node_id, reason.splitlines()[0])
+
+    def _give_up(self, reason: str) -> NoReturn:
+        """End this process: Ray starts another one, elsewhere if it can.
+
+        It would do so without end: raises ``JobBrokenError`` for the last of too many in a row.
+        """
+        self._complain(reason)
+        with suppress(ray.exceptions.RayError):  # a board that is lost counts nobody, and others go on
+            if self._board is None or ray.get(self._board.gave_up.remote()):
+                raise JobBrokenError(f"too many workers in a row could not load the model, the last of them: {reason}")
+        die("the model cannot be loaded here")
+
+    def _on_device(self, spec: WorkerSpec, folder: Path, loras: _Loras) -> "Renderer":
+        try:
+            return self._renderer(spec, folder, loras)
+        except RuntimeError as error:
+            from pipeline.rendering.devices import device_error  # loads torch
+
+            if not device_error(error):
+                raise
+            self._give_up(f"{type(error).__name__}: {error}")
+
+    def _renderer(self, spec: WorkerSpec, folder: Path, loras: _Loras) -> "Renderer":
         """The model, loaded."""
         # Imported here, as the driver imports this module too: torch and diffusers take seconds and hundreds of MiB.
         import torch
@@ -137,6 +187,8 @@ class RenderWorker:
         if self._leaving and not rows.num_rows:
             await _for_ever()
         self._note(name, rows, time.monotonic() - began)
+        if self._board is not None:
+            self._board.works.remote()
         return self._teller.told(rows, shard, self._worked())
 
     def _note(self, part_id: str, rows: pa.Table, seconds: float) -> None:
@@ -178,7 +230,7 @@ class RenderWorker:
 
     def _quarantine(self, single: pa.Table) -> pa.Table:
         (task,) = tasks_of(single)
-        died = f"ProcessDied: {DEATHS_BEFORE_ALONE} workers died with it among others, one while it was rendered alone"
+        died = "ProcessDied: workers died with it among others, or their nodes, and then while it was rendered alone"
         part = self._open_part(single)
         part.put(Failed(task=task, stage="process", verdict="quarantined", error=died), datetime.now(UTC))
         return part.commit()

@@ -30,6 +30,7 @@ def fetched(store: ObjectStore, patterns: Sequence[str], but: Sequence[str], cac
     try:
         with _only_one(folder.with_suffix(".lock")):
             if not folder.is_dir():
+                _sweep(folder)
                 _fetch(store, wanted, folder)
     except OSError as error:
         raise ModelError(
@@ -54,6 +55,12 @@ def _only_one(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left of this version: whoever still fetched it would hold the lock."""
+    for unfinished in folder.parent.glob(f"{folder.name}-*.part"):
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _fetch(store: ObjectStore, wanted: Sequence[ObjectInfo], folder: Path) -> None:

@@ -86,7 +86,7 @@ class ModelSource:
     """Its safety checker is wanted too, where it has one."""
     s3: S3Settings = field(default_factory=S3Settings)
     cache_folder: Path | None = None
-    """Where models of object storage are kept, on each machine that needs them."""
+    """Where models of object storage are kept, on each machine that needs them; ``~`` is that machine's home."""
 
     @property
     def stored(self) -> bool:
@@ -97,6 +97,12 @@ class ModelSource:
     def here(self) -> bool:
         """Whether it is built in or a folder, so that nothing has to be fetched."""
         return not self.stored and self._here() is not None
+
+    @property
+    def remote(self) -> bool:
+        """Whether something of it has to be fetched; only for what is pinned."""
+        revisions = [self.revision, *(lora.revision for lora in self.loras)]
+        return self.stored or any(revision is not None for revision in revisions)
 
     def folder(self, *, weights: bool = True) -> Path:
         """Where its files lie on this machine, fetched if need be; ``weights=False`` fetches JSON only.
@@ -122,7 +128,7 @@ class ModelSource:
         """The same model for workers anywhere: absolute paths, and for the Hub the revision it resolves to now."""
         folder, loras = self.folder(), tuple(lora.pinned() for lora in self.loras)
         if self.stored:
-            return replace(self, loras=loras)
+            return replace(self, loras=loras, cache_folder=self.cache_folder and in_any_home(self.cache_folder))
         if self._here() is None:
             return replace(self, revision=folder.name, loras=loras)
         return replace(self, model_id=self.model_id if self.model_id in BUILT_IN else str(folder), loras=loras)
@@ -134,12 +140,13 @@ class ModelSource:
 
         if self.cache_folder is None:
             raise ValueError("a model of object storage needs a cache folder")
+        cache = self.cache_folder.expanduser()
         try:
             store = open_store(self.model_id, self.s3, where="model.id")
-            index = fetched(store, [_INDEX], (), self.cache_folder) / _INDEX
+            index = fetched(store, [_INDEX], (), cache) / _INDEX
             suffixes = _SUFFIXES_OF_WEIGHTS if weights else _SUFFIXES_OF_FACTS
             patterns = patterns_of_files(read_json(index), suffixes, checked=self.checked)
-            return fetched(store, patterns, _VARIANTS, self.cache_folder)
+            return fetched(store, patterns, _VARIANTS, cache)
         except StoreError as error:
             raise ModelError(f"the model cannot be fetched: {error}", where="model.id", value=self.model_id) from None
 
@@ -175,20 +182,34 @@ def _from_hub(model_id: str, revision: str | None, suffixes: tuple[str, ...], *,
         index = Path(hf_hub_download(model_id, _INDEX, revision=revision))
         patterns = patterns_of_files(read_json(index), suffixes, checked=checked)
         commit = index.parent.name  # a branch may move between the two calls
-        return Path(snapshot_download(model_id, revision=commit, allow_patterns=patterns, ignore_patterns=_VARIANTS))
+        found = Path(snapshot_download(model_id, revision=commit, allow_patterns=patterns, ignore_patterns=_VARIANTS))
+        # Where the Hub does not list its files, it gives the folder that is there: with the index alone.
+        if patterns != [_INDEX] and not any(path.is_dir() for path in found.iterdir()):
+            raise OSError("it did not list the files of the model")
+        return found
 
 
 @contextmanager
 def _hub_errors(what: str, where: str, value: str, allowed: str) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HTTPError as NetworkError  # type: ignore[attr-defined]  # of its HTTP library
 
     try:
         yield
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    # What breaks off a download is the Hub's, of its HTTP library, or a RuntimeError of hf_xet.
+    except (HfHubHTTPError, NetworkError, HFValidationError, LocalEntryNotFoundError, OSError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"{what}, and the Hub did not give it: {reason}", where=where, value=value, allowed=allowed
         ) from None
+
+
+def in_any_home(folder: Path) -> Path:
+    """A folder below this user's home as one below anybody's, with ``~``: machines have other users and other homes."""
+    try:
+        return "~" / folder.relative_to(Path.home())
+    except (ValueError, RuntimeError):  # it is elsewhere, there is no home
+        return folder
 
 
 def _local(text: str) -> Path | None:
