@@ -16,11 +16,12 @@ import ray
 from pipeline.config import load_job
 from pipeline.distributed import draining, stopping
 from pipeline.distributed.added import Added
+from pipeline.distributed.board import make_board
 from pipeline.distributed.graph import run_wave
 from pipeline.distributed.launch import LaunchOptions, launch
 from pipeline.distributed.shards import ShardPlan
 from pipeline.distributed.spec import Pool, WorkerSpec
-from pipeline.distributed.stopping import Stop, make_board
+from pipeline.distributed.stopping import Stop
 from pipeline.distributed.waves import Waves, Work
 from pipeline.distributed.worker import RenderWorker
 from pipeline.errors import DarkroomError, JobBrokenError, ModelError, StoreDeniedError

@@ -24,7 +24,7 @@ def draining_nodes() -> set[str]:
 
 @contextmanager
 def watched(board: Any, tell: Tell) -> Iterator[None]:
-    """While waves run, workers on such nodes learn it by the board (``stopping.py``), and people what it has heard."""
+    """While waves run, workers on such nodes learn it by the board (``board.py``), and people what it has heard."""
     over = threading.Event()
     threading.Thread(target=_watch, args=(board, tell, over), name="drain", daemon=True).start()
     try:

@@ -164,9 +164,10 @@ class _Launch:
         os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
         # Imported here: Ray takes seconds, which only a launch that has something to render should pay.
         from pipeline.distributed.added import Added
+        from pipeline.distributed.board import make_board
         from pipeline.distributed.draining import watched
         from pipeline.distributed.graph import connect, device_of
-        from pipeline.distributed.stopping import Stop, make_board
+        from pipeline.distributed.stopping import Stop
         from pipeline.distributed.waves import Waves, Work
 
         prepared, store, tell = self._prepared, self._store, self._tell

@@ -1,112 +1,22 @@
 """Stopping a launch so that what has begun is finished and committed: Ctrl-C, SIGTERM, ``render.stop_after``."""
 
-import asyncio
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.distributed.report import Tell
 
 Reason = Literal["interrupted", "time"]
-Why = Literal["stop", "leave"]
 GRACE_S = 120.0
 """So long workers may take to finish what they have begun."""
 LATE_S = 15.0
 """So long what they told of it may take to arrive; it is committed in any case."""
 _POLL_S = 0.2
-
-
-class _Board:
-    """Where workers learn that the launch stops, or their node, and tell what keeps them from working.
-
-    An actor; its methods run in one event loop.
-    """
-
-    def __init__(self, most_failed_starts: int) -> None:
-        self._most_failed_starts, self._failed_starts = most_failed_starts, 0
-        self._complaints: dict[str, str] = {}
-        self._changed = asyncio.Condition()
-        self._stopped = False
-        self._leaving: set[str] = set()
-        self._working: set[str] = set()
-        self._told: dict[str, int] = {}
-
-    async def wait(self, worker: str, node_id: str) -> Why:
-        """Returns when the launch stops or the node is about to leave; the worker then has to say when it is idle."""
-        self._working.add(worker)
-        self._failed_starts = 0
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._stopped or node_id in self._leaving)
-        return "stop" if self._stopped else "leave"
-
-    async def idle(self, worker: str, outcomes: int) -> None:
-        """It has nothing in hand any more, and has told of so many tasks since it began."""
-        self._told[worker] = outcomes
-        self._working.discard(worker)
-
-    async def complain(self, node_id: str, reason: str) -> None:
-        """A worker there cannot begin."""
-        self._complaints[node_id] = reason
-
-    async def complaints(self) -> dict[str, str]:
-        """The last one of each node."""
-        return self._complaints
-
-    async def gave_up(self) -> bool:
-        """A worker's process ends as it cannot begin; returns whether too many have, with none at work meanwhile."""
-        self._failed_starts += 1
-        return self._failed_starts > self._most_failed_starts
-
-    async def works(self) -> None:
-        """A worker has rendered a shard: where others fail, it is not the launch's fault."""
-        self._failed_starts = 0
-
-    async def told(self) -> dict[str, int]:
-        return self._told
-
-    async def stop(self) -> None:
-        async with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-
-    async def leave(self, node_id: str) -> None:
-        async with self._changed:
-            self._leaving.add(node_id)
-            self._changed.notify_all()
-
-    async def working(self) -> int:
-        return len(self._working)
-
-
-def make_board(most_failed_starts: int) -> Any:
-    """A handle of a new board, for the workers of one launch. It lives where the driver does, and no shorter."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board = ray.remote(num_cpus=0, max_concurrency=100_000, scheduling_strategy=here)(_Board)
-    return board.remote(most_failed_starts)
-
-
-class Ready:
-    """How many workers have loaded the model: each then waits at the board. Asking never waits."""
-
-    def __init__(self, board: Any) -> None:
-        self._board, self._asked, self._number = board, None, 0
-
-    def number(self) -> int:
-        """As the board said when it was asked last, and ask again."""
-        if self._board is None:
-            return 0
-        if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
-            with suppress(ray.exceptions.RayError):
-                self._number = ray.get(self._asked)
-            self._asked = None
-        self._asked = self._asked or self._board.working.remote()
-        return self._number
 
 
 class Stop:

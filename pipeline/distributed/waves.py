@@ -8,13 +8,14 @@ from threading import Timer
 import pyarrow as pa
 
 from pipeline.distributed.added import Added
+from pipeline.distributed.board import Ready
 from pipeline.distributed.graph import cluster_summary, run_wave
 from pipeline.distributed.outcomes import Tally
 from pipeline.distributed.pump import pumped
 from pipeline.distributed.report import Progress, Tell
 from pipeline.distributed.shards import ShardPlan
 from pipeline.distributed.spec import Pool, WorkerSpec
-from pipeline.distributed.stopping import Ready, Stop
+from pipeline.distributed.stopping import Stop
 from pipeline.errors import InputError, JobBrokenError
 from pipeline.identity import IdSet
 from pipeline.output.index import load_index
