@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help setup demo test faults cluster lint shapes-accuracy digests clean
+.PHONY: help setup demo test explore faults cluster lint shapes-accuracy digests clean
 
 help:
 	@echo "make setup            make .venv with darkroom in it"
 	@echo "make demo             render the demonstration into renders/demo"
 	@echo "make test             lint, types and tests"
+	@echo "make explore          the property tests once more, with examples nobody has seen"
 	@echo "make faults           the scoreboard of docs/reliability.md: kills, faults, tampering"
 	@echo "make cluster          a job on three nodes of this machine, one killed, one added"
 	@echo "make shapes-accuracy  how often the built-in model draws what it was told"
@@ -47,6 +48,10 @@ test: lint
 	$(BIN)/python -m tests.servers.swift_install
 	$(BIN)/python -m pytest -q tests/rendering
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/rendering --ignore tests/cluster/test_leaving.py
+
+explore: setup
+	$(BIN)/python -m tests.servers.swift_install
+	$(BIN)/python -m pytest -q -m hypothesis --hypothesis-profile explore
 
 # Half an hour and more: real processes are killed.
 faults: setup

@@ -238,5 +238,6 @@ def test_of_two_launches_that_end_at_once_nothing_is_left_out(tmp_path: Path, ke
     assert not verify(store).faults
 
 
+@pytest.mark.hypothesis
 def test_random_lives() -> None:
     run_state_machine_as_test(CommitMachine, settings=settings(max_examples=25, stateful_step_count=12))

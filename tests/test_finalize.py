@@ -124,7 +124,7 @@ parts = st.lists(
 launches = st.lists(st.lists(st.tuples(parts, st.sampled_from(EXTRAS)), max_size=3), min_size=1, max_size=4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(launches, st.integers(1, 8), st.data())
 def test_tables_are_what_the_parts_say(lives: Any, limit: int, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:

@@ -1,125 +1,19 @@
-"""The Ray Data graph of one wave: from planned shards to outcome rows, and what the cluster has for it."""
+"""The Ray Data graph of one wave: from planned shards to outcome rows."""
 
-import logging
-import math
-import os
-import time
-import warnings
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Generator
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from pipeline.distributed.report import Tell
+from pipeline.distributed.cluster import our_error, room
 from pipeline.distributed.shards import ShardPlan, ShardSource
-from pipeline.distributed.spec import Device, Pool, WorkerSpec
+from pipeline.distributed.spec import Pool, WorkerSpec
 from pipeline.distributed.worker import RenderWorker
-from pipeline.errors import DarkroomError, JobBrokenError
 from pipeline.identity import IdSet
 
-PLANNING_CPUS = 2
-"""Logical CPUs a local Ray gets on top, so that planning never waits for a worker to end."""
-PATIENCE_S = 60.0
-"""After so long people are told what is waited for."""
 GROW_FROM = 0.75
 """A pool that may grow does when its actors have so much of the two shards each that they take."""
-_ADVICE = "\nFailed to apply UDF transform after"
-"""Begins what Ray Data adds to the text of a worker's error: how to have it try again. Here the store does that."""
-
-
-def connect(address: str | None) -> None:
-    """Join the cluster at ``address``, or start a Ray of our own on this machine's loopback."""
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    # What it logs of a failed task reaches us as an exception too; the log would print the traceback besides.
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    # Ray Data's advice on pool and block sizes; ours follow from the plan.
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.data\.")
-    if ray.is_initialized():
-        return
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    try:
-        if address is not None:
-            ray.init(address=address, **quiet)
-            return
-        with _core_silenced():
-            ray.init(
-                address="local",
-                num_cpus=(os.cpu_count() or 1) + PLANNING_CPUS,
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
-    except (ray.exceptions.RayError, ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
-        raise JobBrokenError(f"Ray at {address or 'this machine'} cannot be used: {error}") from error
-
-
-@contextmanager
-def _core_silenced() -> Iterator[None]:
-    """Ray's core writes to the terminal past Python while it starts; what goes wrong is an exception all the same."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def cluster_gpus() -> float:
-    """GPUs of the cluster as it is now."""
-    return float(ray.cluster_resources().get("GPU", 0))
-
-
-def cluster_cpus() -> int:
-    """CPUs for workers: those of the cluster less what planning needs."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)) - PLANNING_CPUS)
-
-
-def room(gpus: float, cpus: int) -> int:
-    """How many workers, each with so many GPUs or else CPUs, the cluster can hold as it is now."""
-    return int(cluster_gpus() / gpus) if gpus else cluster_cpus() // cpus
-
-
-def device_of(pool: Pool, tell: Tell, within_s: float | None = None) -> Device | None:
-    """What the pool's workers compute on, asked of a GPU of the cluster: the driver may have none.
-
-    Waits for one to join, and says so. None when there is none within that time.
-    """
-    if not pool.gpus:
-        return Device(name="cpu", memory_bytes=None)
-    described = ray.remote(num_gpus=pool.gpus, num_cpus=0)(_describe_gpu).remote()
-    until = math.inf if within_s is None else time.monotonic() + within_s
-    try:
-        while not ray.wait([described], timeout=max(0.0, min(PATIENCE_S, until - time.monotonic())))[0]:
-            if time.monotonic() >= until:
-                ray.cancel(described)
-                return None
-            tell(f"waiting for a GPU; the cluster has {cluster_summary()}")
-        name, memory_bytes = ray.get(described)
-    except ray.exceptions.RayError as error:
-        raise _ours(error) from error
-    return Device(name=name, memory_bytes=memory_bytes)
-
-
-def _describe_gpu() -> tuple[str, int]:
-    import torch  # here, in a worker's process: the driver needs none of it
-
-    if not torch.cuda.is_available():
-        raise JobBrokenError("Ray counts a GPU that torch cannot use: is a CUDA build of torch installed there?")
-    properties = torch.cuda.get_device_properties(0)
-    return properties.name, properties.total_memory
-
-
-def cluster_summary() -> str:
-    """What the cluster has and what of it is free, for people."""
-    total, free = ray.cluster_resources(), ray.available_resources()
-    return ", ".join(
-        f"{free.get(kind, 0):g} of {total[kind]:g} {kind}s free" for kind in ("CPU", "GPU") if kind in total
-    )
 
 
 def run_wave(
@@ -163,7 +57,7 @@ def run_wave(
         # Prefetching would keep every table back until the next one is there.
         yield from outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     except ray.exceptions.RayError as error:
-        raise _ours(error) from error
+        raise our_error(error) from error
 
 
 def _sizes(pool: Pool) -> dict[str, int]:
@@ -172,23 +66,3 @@ def _sizes(pool: Pool) -> dict[str, int]:
         return {"size": pool.workers}
     initial = min(max(pool.least, room(pool.gpus, pool.cpus)), pool.workers)
     return {"min_size": pool.least, "max_size": pool.workers, "initial_size": initial}
-
-
-def _ours(error: BaseException) -> DarkroomError:
-    """Our own error inside Ray's wrapping, else what a worker raised first."""
-    cause: BaseException | None = error
-    innermost = error
-    while cause is not None:
-        # Ray's wrapper of a remote error is also an instance of that error's class, with a traceback as its text.
-        if isinstance(cause, DarkroomError) and not isinstance(cause, ray.exceptions.RayError):
-            cause.args = tuple(_without_advice(item) for item in cause.args)
-            return cause
-        innermost = cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    if isinstance(innermost, ray.exceptions.RayError):
-        return JobBrokenError(f"Ray gave up: {str(innermost).strip().splitlines()[-1]}")
-    return JobBrokenError(f"a worker failed: {type(innermost).__name__}: {_without_advice(str(innermost))}")
-
-
-def _without_advice(text: Any) -> Any:
-    return text.partition(_ADVICE)[0] if isinstance(text, str) else text

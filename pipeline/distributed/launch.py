@@ -8,16 +8,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pipeline
-from pipeline.config import PoolSection
 from pipeline.distributed.binding import ModelFiles, bind, check_still_bound, find_model
 from pipeline.distributed.outcomes import Tally
 from pipeline.distributed.pace import megapixel_evaluations_per_s
 from pipeline.distributed.report import Progress, Report, Tell
 from pipeline.distributed.spec import Pool, WorkerSpec
-from pipeline.errors import JobFileError, OutputError, StoreError
+from pipeline.errors import OutputError, StoreError
 from pipeline.identity import IdSet
 from pipeline.model.resolve import in_any_home
 from pipeline.output.attempts import forget_launch, forget_old
@@ -165,15 +164,15 @@ class _Launch:
         # Imported here: Ray takes seconds, which only a launch that has something to render should pay.
         from pipeline.distributed.added import Added
         from pipeline.distributed.board import make_board
+        from pipeline.distributed.cluster import connect, device_of, pool_of
         from pipeline.distributed.draining import watched
-        from pipeline.distributed.graph import connect, device_of
         from pipeline.distributed.stopping import Stop
         from pipeline.distributed.waves import Waves, Work
 
         prepared, store, tell = self._prepared, self._store, self._tell
         tell("connecting to the Ray cluster" if self._options.address else "starting Ray on this machine")
         connect(self._options.address)
-        pool = _pool(prepared, local=self._options.address is None)
+        pool = pool_of(prepared.job.workers, local=self._options.address is None)
         if (device := device_of(pool, tell, self._seconds_left())) is None:
             tell("the time of render.stop_after is over, and no GPU has come")
             return None
@@ -336,30 +335,3 @@ def _open_output(prepared: Prepared) -> ObjectStore:
     except StoreError as error:
         raise OutputError(f"the output cannot be written: {error}", where="output.uri", value=uri) from None
     return open_store(uri, settings)
-
-
-def _pool(prepared: Prepared, *, local: bool) -> Pool:
-    """The workers this launch asks for; ``InputError`` where a Ray of our own could never place them."""
-    from pipeline.distributed.graph import cluster_gpus, room
-
-    workers = prepared.job.workers
-    gpus = float(cluster_gpus() > 0) if workers.gpus == "auto" else workers.gpus
-    fitting = room(gpus, workers.cpus)
-    least, most = _bounds(workers.count, fitting)
-    if local and least > fitting:
-        unit = f"{gpus:g} GPU(s)" if gpus else f"{workers.cpus} CPU(s)"
-        raise JobFileError(
-            "this machine has no room for the workers",
-            where="workers",
-            value=f"{least} × {unit}",
-            allowed=f"up to {fitting} of them here" if fitting else f"less than {unit} each: there are not as many",
-        )
-    return Pool(workers=most, least=least, gpus=gpus, cpus=workers.cpus)
-
-
-def _bounds(count: int | PoolSection | Literal["auto"], fitting: int) -> tuple[int, int]:
-    """How many workers at least and at most."""
-    if isinstance(count, PoolSection):
-        return count.min, count.max
-    fixed = max(1, fitting) if count == "auto" else count
-    return fixed, fixed

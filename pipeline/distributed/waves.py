@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from pipeline.distributed.added import Added
 from pipeline.distributed.board import Ready
-from pipeline.distributed.graph import cluster_summary, run_wave
+from pipeline.distributed.cluster import cluster_summary
+from pipeline.distributed.graph import run_wave
 from pipeline.distributed.outcomes import Tally
 from pipeline.distributed.pump import pumped
 from pipeline.distributed.report import Progress, Tell

@@ -8,7 +8,7 @@ import sys
 
 import ray
 
-from pipeline.distributed.graph import connect
+from pipeline.distributed.cluster import connect
 
 
 def main() -> None:
