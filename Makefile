@@ -47,7 +47,7 @@ lint: setup
 test: lint
 	$(BIN)/python -m tests.servers.swift_install
 	$(BIN)/python -m pytest -q tests/rendering
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/rendering --ignore tests/cluster/test_leaving.py
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/rendering --ignore tests/cluster/test_leaving.py
 
 explore: setup
 	$(BIN)/python -m tests.servers.swift_install

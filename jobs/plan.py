@@ -81,8 +81,8 @@ def _hours(facts: dict[str, Any]) -> str:
 def _rate(facts: dict[str, Any]) -> str:
     if "images_per_s" in facts:
         return f"{facts['images_per_s']:g} images/s"
-    measured = f"{facts['measured_megapixel_evaluations_per_s']:,.2f} megapixel-evaluations/s"
-    return f"{measured}, by the {facts['measured_images']:,} images of the last launch here"
+    measured = f"{facts['measured_megapixel_evaluations_per_s']:,.2f} megapixel-evaluations/s measured"
+    return f"{measured}, over the {facts['measured_images']:,} images of the last launch here"
 
 
 def _rows_text(facts: dict[str, Any]) -> str:
