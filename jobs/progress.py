@@ -91,7 +91,7 @@ class Display:
 
 def describe(progress: Progress, now_s: float, elapsed_s: float) -> str:
     """Images a second now and since loading began, the time left, who works and what the time goes to."""
-    if progress.ready:
+    if progress.ready and not progress.tellings:
         return f"{progress.ready} worker{'s' * (progress.ready > 1)} ready, no image yet"
     parts = []
     if (rate := images_per_s(now_s, progress)) is not None:

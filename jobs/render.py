@@ -66,10 +66,10 @@ def render(
     if not prepared.count.rows:
         empty = "every row of the manifest was skipped" if prepared.manifest.rows else "the manifest is empty"
         typer.echo(f"warning: {empty}; there is nothing to render", err=True)
-        if as_json:
-            from pipeline.distributed.launch import nothing_asked
+        from pipeline.distributed.launch import nothing_asked
 
-            typer.echo(nothing_asked(prepared).as_json())
+        report = nothing_asked(prepared)
+        typer.echo(report.as_json() if as_json else _as_text(report))
         return
 
     address = address or os.environ.get("RAY_ADDRESS")

@@ -50,30 +50,33 @@ def _facts(store: ObjectStore) -> dict[str, Any]:
     index = load_index(store)
     ok, failed = len(index.tasks) - len(index.failed), len(index.failed)
     notes = list(read_notes(store))
-    last = notes[-1] if notes else None
-    alive = last is not None and last.is_alive(datetime.now(UTC))
+    now = datetime.now(UTC)
+    last = max(notes, key=lambda note: (note.is_alive(now), note.launch_id), default=None)
+    at_work = last is not None and last.is_alive(now)
     return {
         "ok": ok,
         "failed": failed,
         "failed_by_reason": _reasons(store, index) if failed else {},
-        "planned": None if last is None else last.planned,
-        "remaining": None if last is None else max(0, last.to_render - _done(last, ok, failed)),
+        "planned": last and last.planned,
+        "remaining": last and _remaining(last, ok, failed),
         "launches": len(notes),
-        "at_work_since": last.started_at if last is not None and alive else None,
-        "images_per_s": _rate_so_far(last, ok, failed) if last is not None and alive else _last_rate(notes),
+        "at_work_since": last.started_at if last and at_work else None,
+        "images_per_s": _rate_so_far(last, ok, failed, now) if last and at_work else _last_rate(notes),
     }
+
+
+def _remaining(note: LaunchNote, ok: int, failed: int) -> int:
+    return note.remaining if note.finished_at is not None else max(0, note.to_render - _done(note, ok, failed))
 
 
 def _done(note: LaunchNote, ok: int, failed: int) -> int:
     """Outcomes of a launch: the run may hold images it is not about, of an earlier sweep."""
-    if note.finished_at is not None:
-        return note.ok + note.failed
     return ok + (0 if note.retry_failed else failed) - note.committed_before
 
 
-def _rate_so_far(note: LaunchNote, ok: int, failed: int) -> float | None:
+def _rate_so_far(note: LaunchNote, ok: int, failed: int, now: datetime) -> float | None:
     """Images per second since the launch began, its start and the loading of models included."""
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(note.started_at)).total_seconds()
+    seconds = (now - datetime.fromisoformat(note.started_at)).total_seconds()
     return max(0, _done(note, ok, failed)) / seconds if seconds > 0 else None
 
 

@@ -61,10 +61,10 @@ def figures_of(prepared: Prepared, limit: int | None = None, sample: int | None 
 
 def pace_of(prepared: Prepared, run: Run | None, work: Amount, notes: Iterable[LaunchNote]) -> Pace:
     """How fast the workers this job asks for will be together, by the last launch that measured."""
-    wanted, last = _workers(prepared, run, work), last_measured(notes)
+    last = last_measured(notes)
     if last is None or last.megapixel_evaluations_per_s is None:
-        return Pace(workers=wanted)
-    workers = wanted or last.workers
+        return Pace(workers=_workers(prepared, run, work))
+    workers = _workers(prepared, run, work, last.room) or last.workers
     rate = last.megapixel_evaluations_per_s * workers / max(1, last.workers)
     return Pace(megapixel_evaluations_per_s=rate, workers=workers, measured_images=last.ok)
 
@@ -136,12 +136,12 @@ def _shards(prepared: Prepared, figures: Figures) -> int:
     return shard_count(open_, shard_size(open_, workers, _slots(prepared, figures.run), fixed))
 
 
-def _workers(prepared: Prepared, run: Run | None, work: Amount) -> int | None:
-    """That a launch starts: no more than can fill a batch. None where that follows from the machines."""
+def _workers(prepared: Prepared, run: Run | None, work: Amount, room: int = 0) -> int | None:
+    """That a launch starts: no more than can fill a batch. None where nobody knows what there is ``room`` for."""
     given = prepared.job.workers.count
-    if given == "auto":
+    most = room if given == "auto" else given.max if isinstance(given, PoolSection) else given
+    if not most:
         return None
-    most = given.max if isinstance(given, PoolSection) else given
     return min(most, max(1, -(-work.images // _slots(prepared, run))))
 
 

@@ -73,6 +73,7 @@ def test_processes_that_died_are_no_workers() -> None:
         tally.take(teller.told(metadata(second, 1), shard(second, 1), worked(10 * second, 1)), float(second))
     assert [telling.last.at_s for telling in tally.progress.tellings] == [4.0, 5.0]
     assert (tally.progress.workers, tally.model_loads, tally.progress.ok) == (2, 4, 6)
+    assert tally.progress.tellings[-1].committed == 3 * 10 / 4, "a process that was only slow keeps what it has done"
 
 
 def test_the_first_failures_are_shown() -> None:

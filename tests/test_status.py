@@ -148,7 +148,7 @@ def test_a_launch_that_is_at_work_says_since_when_and_how_fast(
     assert 0.3 < found["images_per_s"] <= 0.5
     status(store.uri)
     assert "images/s in this launch so far" in capsys.readouterr().out
-    write_note(store, replace(note, alive_at=None, finished_at=began.isoformat(), ok=5, images_per_s=2.0))
+    write_note(store, replace(note, alive_at=None, finished_at=began.isoformat(), remaining=4, images_per_s=2.0))
     found = facts(store, capsys)
     assert (found["at_work_since"], found["images_per_s"], found["remaining"]) == (None, 2.0, 4)
 
@@ -162,5 +162,17 @@ def test_images_that_are_tried_again_remain_until_they_are_done(
     assert facts(store, capsys)["remaining"] == 2
     commit(store, rendered(2), failed(3), at=LATER)
     assert facts(store, capsys)["remaining"] == 1
-    write_note(store, replace(note, finished_at="x", ok=1, failed=1))
+    write_note(store, replace(note, finished_at="x"))
     assert facts(store, capsys)["remaining"] == 0
+
+
+def test_the_launch_at_work_counts_and_not_one_that_began_later_and_ended(
+    store: LocalStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began = datetime.now(UTC) - timedelta(seconds=10)
+    note = LaunchNote(launch_id="1", started_at=began.isoformat(), alive_at=began.isoformat(), planned=9, to_render=9)
+    write_note(store, note)
+    write_note(store, replace(note, launch_id="2", alive_at=None, finished_at="x", remaining=8))
+    commit(store, *map(rendered, range(1, 6)))
+    found = facts(store, capsys)
+    assert (found["remaining"], found["at_work_since"]) == (4, began.isoformat())

@@ -35,10 +35,11 @@ def test_what_has_begun_is_committed_when_a_launch_is_stopped(folder: Path) -> N
     words = ("--seeds", "0-49", "--set", "render.shard_images=1000")
     stopped = render(folder, *words)
     assert wait_until(lambda: len(list((folder / "out" / "images").rglob("*.png"))) >= 20), stopped.err.read_text()
+    ready = "0/2000 images, 1 worker ready, no image yet"
+    assert wait_until(lambda: ready in stopped.err.read_text()), stopped.err.read_text()
     stopped.process.send_signal(signal.SIGTERM)
     assert stopped.wait() == 130, stopped.err.read_text()
     assert "images that have begun are finished and committed" in stopped.err.read_text()
-    assert "0/2000 images, 1 worker ready, no image yet" in stopped.err.read_text()
     first = committed(folder)
     assert 20 <= first < 1000
     assert f"rendered   {first} images" in stopped.out.read_text()

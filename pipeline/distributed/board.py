@@ -1,6 +1,7 @@
 """Where driver and workers of a launch tell each other what Ray does not: an actor on the driver's node."""
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -8,6 +9,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 Why = Literal["stop", "leave"]
+QUIET_S = 600.0
+"""As long as any worker loads the model or renders a shard within this time, those that cannot begin end nothing."""
 
 
 class _Board:
@@ -16,8 +19,9 @@ class _Board:
     An actor; its methods run in one event loop.
     """
 
-    def __init__(self, most_failed_starts: int) -> None:
+    def __init__(self, most_failed_starts: int, quiet_s: float) -> None:
         self._most_failed_starts, self._failed_starts = most_failed_starts, 0
+        self._quiet_s, self._good_at = quiet_s, time.monotonic()
         self._complaints: dict[str, str] = {}
         self._changed = asyncio.Condition()
         self._stopped = False
@@ -28,7 +32,7 @@ class _Board:
     async def wait(self, worker: str, node_id: str) -> Why:
         """Returns when the launch stops or the node is about to leave; the worker then has to say when it is idle."""
         self._working.add(worker)
-        self._failed_starts = 0
+        await self.works()
         async with self._changed:
             await self._changed.wait_for(lambda: self._stopped or node_id in self._leaving)
         return "stop" if self._stopped else "leave"
@@ -47,13 +51,13 @@ class _Board:
         return self._complaints
 
     async def gave_up(self) -> bool:
-        """A worker's process ends as it cannot begin; returns whether too many have, with none at work meanwhile."""
+        """A worker's process ends as it cannot begin; returns whether too many have, while no other got on for long."""
         self._failed_starts += 1
-        return self._failed_starts > self._most_failed_starts
+        return self._failed_starts > self._most_failed_starts and time.monotonic() - self._good_at > self._quiet_s
 
     async def works(self) -> None:
-        """A worker has rendered a shard: where others fail, it is not the launch's fault."""
-        self._failed_starts = 0
+        """A worker has loaded the model or rendered a shard: where others fail, it is not the launch's fault."""
+        self._failed_starts, self._good_at = 0, time.monotonic()
 
     async def told(self) -> dict[str, int]:
         return self._told
@@ -72,11 +76,11 @@ class _Board:
         return len(self._working)
 
 
-def make_board(most_failed_starts: int) -> Any:
+def make_board(most_failed_starts: int, quiet_s: float = QUIET_S) -> Any:
     """A handle of a new board, for the workers of one launch. It lives where the driver does, and no shorter."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(num_cpus=0, max_concurrency=100_000, scheduling_strategy=here)(_Board)
-    return board.remote(most_failed_starts)
+    return board.remote(most_failed_starts, quiet_s)
 
 
 class Ready:

@@ -7,21 +7,20 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import ray
 
 from pipeline.config import PoolSection, WorkersSection
+from pipeline.distributed.ray_errors import our_error
 from pipeline.distributed.report import Tell
 from pipeline.distributed.spec import Device, Pool
-from pipeline.errors import DarkroomError, JobBrokenError, JobFileError
+from pipeline.errors import JobBrokenError, JobFileError
 
 PLANNING_CPUS = 2
 """Logical CPUs a local Ray gets on top, so that planning never waits for a worker to end."""
 PATIENCE_S = 60.0
 """After so long people are told what is waited for."""
-_ADVICE = "\nFailed to apply UDF transform after"
-"""Begins what Ray Data adds to the text of a worker's error: how to have it try again. Here the store does that."""
 
 
 def connect(address: str | None) -> None:
@@ -138,23 +137,3 @@ def _bounds(count: int | PoolSection | Literal["auto"], fitting: int) -> tuple[i
         return count.min, count.max
     fixed = max(1, fitting) if count == "auto" else count
     return fixed, fixed
-
-
-def our_error(error: BaseException) -> DarkroomError:
-    """Our own error inside Ray's wrapping, else what a worker raised first."""
-    cause: BaseException | None = error
-    innermost = error
-    while cause is not None:
-        # Ray's wrapper of a remote error is also an instance of that error's class, with a traceback as its text.
-        if isinstance(cause, DarkroomError) and not isinstance(cause, ray.exceptions.RayError):
-            cause.args = tuple(_without_advice(item) for item in cause.args)
-            return cause
-        innermost = cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    if isinstance(innermost, ray.exceptions.RayError):
-        return JobBrokenError(f"Ray gave up: {str(innermost).strip().splitlines()[-1]}")
-    return JobBrokenError(f"a worker failed: {type(innermost).__name__}: {_without_advice(str(innermost))}")
-
-
-def _without_advice(text: Any) -> Any:
-    return text.partition(_ADVICE)[0] if isinstance(text, str) else text

@@ -6,7 +6,8 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from pipeline.distributed.cluster import our_error, room
+from pipeline.distributed.cluster import room
+from pipeline.distributed.ray_errors import our_error
 from pipeline.distributed.shards import ShardPlan, ShardSource
 from pipeline.distributed.spec import Pool, WorkerSpec
 from pipeline.distributed.worker import RenderWorker

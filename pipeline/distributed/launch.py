@@ -77,7 +77,7 @@ def launch(prepared: Prepared, options: LaunchOptions, tell: Tell, on_progress: 
 
 def nothing_asked(prepared: Prepared) -> Report:
     """Of a job without a row: what is committed stays as it is."""
-    began, store = time.monotonic(), _open_output(prepared)
+    began, store = time.monotonic(), open_store(prepared.job.output.uri or "", s3_settings(prepared.job))
     index = load_index(store)
     committed = Finalized(ok=len(index.ok), failed=len(index.failed), parts=0)
     return Report(
@@ -173,8 +173,9 @@ class _Launch:
         tell("connecting to the Ray cluster" if self._options.address else "starting Ray on this machine")
         connect(self._options.address)
         pool = pool_of(prepared.job.workers, local=self._options.address is None)
-        if (device := device_of(pool, tell, self._seconds_left())) is None:
-            tell("the time of render.stop_after is over, and no GPU has come")
+        left_s = self._seconds_left()
+        if (left_s is not None and left_s <= 0) or (device := device_of(pool, tell, left_s)) is None:
+            tell("the time of render.stop_after is over before the first image has begun")
             return None
         run = bind(store, seen, known, prepared, model, pool, device, tell)
         # A worker that could not fill its batch once would only cost the loading of another model.
@@ -182,7 +183,8 @@ class _Launch:
         workers = min(pool.workers, max(1, -(-work.missing.images // slots)))
         done = work.whole.images - work.missing.images
         tell(f"{work.missing.images:,} images to render, {done:,} already committed")
-        space, note, board = _space(prepared, run), self._note(work, workers), make_board(pool.most_failed_starts)
+        space, note = _space(prepared, run), self._note(work, workers, pool.workers)
+        board = make_board(pool.most_failed_starts)
         self._keep_requests(work, space)
         wanted = Work(
             prepared=prepared,
@@ -238,7 +240,7 @@ class _Launch:
             board=board,
         )
 
-    def _note(self, work: "_Work", workers: int) -> LaunchNote:
+    def _note(self, work: "_Work", workers: int, room: int) -> LaunchNote:
         now = datetime.now(UTC)
         return LaunchNote(
             launch_id=f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}",
@@ -249,6 +251,7 @@ class _Launch:
             committed_before=len(work.committed),
             rejected_rows=len(self._prepared.rejected_rows),
             workers=workers,
+            room=room,
             retry_failed=self._options.retry_failed,
         )
 
@@ -316,6 +319,7 @@ def _finished(note: LaunchNote, waves: "Waves", added_key: str | None) -> Launch
         megapixel_evaluations_per_s=megapixel_evaluations_per_s(progress.tellings)
         or waves.per_second(progress.megapixel_evaluations),
         workers=progress.workers,
+        remaining=waves.missing.images,
     )
 
 

@@ -129,19 +129,17 @@ class Tally:
             ok=self.progress.ok + outcomes.num_rows - failed.num_rows,
             failed=self.progress.failed + failed.num_rows,
             megapixel_evaluations=self.progress.megapixel_evaluations + _sum(outcomes["megapixel_evaluations"]),
-            tellings=tuple(self._tellings.values()),
+            tellings=tuple(self._tellings.values())[-self._most_workers :],
             engine=self.worked.engine,
         )
         return outcomes
 
     def _note(self, model_load: str, now_s: float, committed: float) -> None:
-        """The process that told last is the last; of more than can be at work, who was silent longest is gone."""
+        """The process that told last is the last: of more than can be at work, who was silent longest is gone."""
         engine = self._worked[model_load].engine
         mark = Mark(at_s=now_s, work=engine.megapixel_evaluations)
         before = self._tellings.pop(model_load, None) or Telling(first=mark, recent=(), busy_s=0.0)
         self._tellings[model_load] = before.then(mark, engine.busy_s, committed)
-        if len(self._tellings) > self._most_workers:
-            del self._tellings[next(iter(self._tellings))]
 
     def _keep_latest(self, model_load: str, sums: Mapping[str, Any]) -> None:
         """Tables of one process may come in another order than they were written; its sums only grow."""

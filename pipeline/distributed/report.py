@@ -76,9 +76,9 @@ class Progress:
     megapixel_evaluations: float = 0.0
     """Of images that have an outcome."""
     ready: int = 0
-    """Workers that have loaded the model, until the first tells of an outcome."""
+    """Workers that had loaded the model before the first told of an outcome."""
     tellings: tuple[Telling, ...] = ()
-    """Of as many processes as can be at work at once: what died and was started anew is not among them."""
+    """Of as many processes as can be at work at once: of others, those that were silent longest are taken for gone."""
     engine: EngineCounters = field(default_factory=EngineCounters)
     """Of all of them."""
 

@@ -133,8 +133,10 @@ class Waves:
 
     def _tell_of_ready(self) -> None:
         """Until the first outcome comes."""
-        if not self.tally.progress.tellings and (ready := self._ready.number()):
-            self._on_progress(replace(self.tally.progress, ready=ready))
+        progress = self.tally.progress
+        if not progress.tellings and (ready := self._ready.number()) != progress.ready:
+            self.tally.progress = replace(progress, ready=ready)
+            self._on_progress(self.tally.progress)
 
     def _tell_of_silence(self) -> None:
         self._tell(f"still no image after {SILENCE_S:g} s; the cluster has {cluster_summary()}")

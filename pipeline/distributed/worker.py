@@ -29,6 +29,7 @@ from pipeline.distributed.worker_log import WorkerLog
 from pipeline.errors import DarkroomError, JobBrokenError, ModelError
 from pipeline.identity import part_id
 from pipeline.model.fingerprint import DigestCache, fingerprint
+from pipeline.model.resolve import in_this_home
 from pipeline.output.attempts import Attempts, Process
 from pipeline.output.part import PartWriter
 from pipeline.output.schema import METADATA_SCHEMA
@@ -110,7 +111,7 @@ class RenderWorker:
 
     def _files(self, spec: WorkerSpec) -> tuple[Path, _Loras, str]:
         folder, loras = spec.model.folder(), spec.model.lora_files()
-        return folder, loras, fingerprint(folder, DigestCache(spec.cache_folder.expanduser() / "digests"), loras)
+        return folder, loras, fingerprint(folder, DigestCache(in_this_home(spec.cache_folder) / "digests"), loras)
 
     def _complain(self, reason: str) -> None:
         """Say in the log and to the driver why this worker does not begin."""
@@ -127,14 +128,17 @@ class RenderWorker:
         with suppress(ray.exceptions.RayError):  # a board that is lost counts nobody, and others go on
             if self._board is None or ray.get(self._board.gave_up.remote()):
                 raise JobBrokenError(f"too many workers in a row could not load the model, the last of them: {reason}")
+        time.sleep(FIRST_PAUSE_S)  # the next one begins here too, as likely as not
         die("the model cannot be loaded here")
 
     def _on_device(self, spec: WorkerSpec, folder: Path, loras: _Loras) -> "Renderer":
         try:
             return self._renderer(spec, folder, loras)
-        except RuntimeError as error:
-            from pipeline.rendering.devices import device_error  # loads torch
+        except (RuntimeError, MemoryError) as error:
+            from pipeline.rendering.devices import device_error, out_of_memory  # loads torch
 
+            if out_of_memory(error):
+                raise ModelError(f"the model does not fit on {spec.device}: {error}", where="model") from error
             if not device_error(error):
                 raise
             self._give_up(f"{type(error).__name__}: {error}")

@@ -140,7 +140,7 @@ class ModelSource:
 
         if self.cache_folder is None:
             raise ValueError("a model of object storage needs a cache folder")
-        cache = self.cache_folder.expanduser()
+        cache = in_this_home(self.cache_folder)
         try:
             store = open_store(self.model_id, self.s3, where="model.id")
             index = fetched(store, [_INDEX], (), cache) / _INDEX
@@ -207,9 +207,23 @@ def _hub_errors(what: str, where: str, value: str, allowed: str) -> Iterator[Non
 def in_any_home(folder: Path) -> Path:
     """A folder below this user's home as one below anybody's, with ``~``: machines have other users and other homes."""
     try:
-        return "~" / folder.relative_to(Path.home())
+        home = Path.home()
+        return folder if home == Path(home.anchor) else "~" / folder.relative_to(home)
     except (ValueError, RuntimeError):  # it is elsewhere, there is no home
         return folder
+
+
+def in_this_home(folder: Path) -> Path:
+    """What ``in_any_home`` made, on this machine. ``ModelError`` where this user has no home."""
+    try:
+        return folder.expanduser()
+    except RuntimeError:
+        raise ModelError(
+            "the cache folder is in the home of the user, who has none on this machine",
+            where="XDG_CACHE_HOME",
+            value=str(folder),
+            allowed="for the driver, a folder that all machines have",
+        ) from None
 
 
 def _local(text: str) -> Path | None:

@@ -26,7 +26,11 @@ class LaunchNote:
     committed_before: int = 0
     """Tasks of the whole run that were done when the launch began: failed ones too, unless it tries these again."""
     rejected_rows: int = 0
+    remaining: int = 0
+    """Images without an outcome when it ended."""
     workers: int = 0
+    room: int = 0
+    """Workers there would have been with more to render."""
     retry_failed: bool = False
     alive_at: str | None = None
     """When the launch last said that it is still at work."""

@@ -11,8 +11,10 @@ import pytest
 
 from pipeline.config import Job, load_job
 from pipeline.errors import JobFileError, ManifestError, RunMismatchError
+from pipeline.output.launch_note import LaunchNote
 from pipeline.output.run import NumericsProfile, Run
-from pipeline.overview import Figures, describe
+from pipeline.overview import Figures, describe, pace_of
+from pipeline.planning.amount import Amount
 from pipeline.planning.tasks import Space, plan_batch, planned_amount
 from pipeline.prepare import Prepared, check_run, numbered_batches, prepare, select
 from tests.planning.plain import DIGEST, NOTHING
@@ -45,6 +47,20 @@ def test_sample_of_a_job_counts_what_rows_have(tmp_path: Path) -> None:
         selection = select(prepared, limit=None, sample=20)
         whole, _ = planned_amount(numbered_batches(prepared.manifest), _space(prepared), selection, NOTHING)
         assert whole.images == 20
+
+
+def test_a_preview_tells_how_fast_all_workers_will_be(tmp_path: Path) -> None:
+    """One worker was enough for it; the job asks for four, or for what there is room for."""
+    preview = LaunchNote(
+        launch_id="1", started_at="", planned=8, to_render=8, workers=1, room=8, ok=8, megapixel_evaluations_per_s=3.0
+    )
+    for count, images, workers in ((4, 1000, 4), (4, 9, 2), ("auto", 1000, 8), ({"min": 1, "max": 3}, 1000, 3)):
+        _manifest(tmp_path, prompt=["a"])
+        keys = [("manifest", str(tmp_path / "m.parquet")), ("workers.count", count), ("render.rows", 16)]
+        prepared = prepare(load_job(None, keys, date(2026, 1, 1)))
+        pace = pace_of(prepared, None, Amount(images=images), [preview])
+        assert (pace.workers, pace.megapixel_evaluations_per_s, pace.measured_images) == (workers, 3.0 * workers, 8)
+    assert pace_of(prepared, None, Amount(images=1), []).hours(Amount(images=1)) is None
 
 
 def test_plan_refuses_the_run_that_render_refuses(tmp_path: Path) -> None:
