@@ -17,7 +17,7 @@ def finalize(
     endpoint_url: options.EndpointUrl = None,
     region: options.Region = None,
 ) -> None:
-    """Write metadata.parquet and failures.parquet from the committed parts. ``render`` does it at its end.
+    """Write metadata.parquet and failures.parquet from the committed parts. `darkroom render` does it at its end.
 
     Example: darkroom finalize renders/demo
     """

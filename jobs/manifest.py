@@ -40,6 +40,8 @@ def build(
     if as_json:
         typer.echo(json.dumps({"manifest": out, **asdict(made)}))
         return
+    if not made.rows:
+        typer.echo("warning: there is no prompt in it", err=True)
     blank = f", {made.blank_lines:,} blank lines left out" if made.blank_lines else ""
     typer.echo(f"{out}: {made.rows:,} prompt rows{blank}; columns {', '.join(made.columns)}")
 
@@ -52,7 +54,7 @@ def check(
     endpoint_url: options.EndpointUrl = None,
     region: options.Region = None,
 ) -> None:
-    """Read every row and say which cannot be rendered. Sizes are only checked against a model by ``plan``.
+    """Read every row and say which cannot be rendered. Sizes are only checked against a model by `plan`.
 
     Example: darkroom manifest check prompts.parquet
     """

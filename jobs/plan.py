@@ -6,7 +6,8 @@ from typing import Any
 import typer
 
 from jobs import options
-from pipeline.overview import SHOWN_VALUES, describe, figures_of, time_and_cost
+from jobs.words import duration
+from pipeline.overview import SHOWN_VALUES, describe, figures_of, nothing_in, time_and_cost
 from pipeline.planning.count import MAX_ROWS_COMPARED
 from pipeline.prepare import prepare
 
@@ -39,21 +40,21 @@ def plan(
     )  # fmt: skip
     options.check_rate(rate, price)
     prepared = prepare(given, skip_bad_rows=skip_bad_rows, cache_folder=options.cache_folder())
+    if not prepared.count.rows:
+        typer.echo(f"warning: {nothing_in(prepared)}", err=True)
     figures = figures_of(prepared, limit, sample)
     facts = describe(prepared, figures) | time_and_cost(figures, rate, price)
-    typer.echo(json.dumps(facts, indent=1) if as_json else _as_text(facts))
+    typer.echo(json.dumps(facts, indent=1) if as_json else _as_text(facts, priced=price is not None))
 
 
-def _as_text(facts: dict[str, Any]) -> str:
+def _as_text(facts: dict[str, Any], *, priced: bool) -> str:
     sweep, committed = facts["sweep"], facts["images_committed"]
     lines = [
         ("manifest", _rows_text(facts)),
         ("model", f"{facts['model']}, dtype {facts['dtype']}"),
-        ("sweep", f"{sweep['points']:,} points: seeds {_listed(sweep['first_seeds'], sweep['seeds'])} × guidance "
-         f"{_listed(sweep['guidance_scales'])} × steps {_listed(sweep['num_inference_steps'])} × "
-         f"{_listed(sweep['schedulers'])} × {_listed(sweep['sizes'])}"),
+        ("sweep", _sweep_text(sweep)),
         ("columns", f"replace the sweep in their rows: {', '.join(sweep['replaced_by_columns'])}"
-         if sweep["replaced_by_columns"] else "none replaces an axis"),
+         if sweep["replaced_by_columns"] else "none of the manifest's replaces an axis of the sweep"),
         ("output", facts["output"]),
         ("planned", f"{facts['images_planned']:,} images"),
         ("committed", "the output holds no image yet" if committed is None else f"{committed:,} of these images"),
@@ -62,20 +63,22 @@ def _as_text(facts: dict[str, Any]) -> str:
         ("objects", f"about {facts['objects']:,} ({facts['shards']:,} shards), "
          f"{facts['raw_bytes'] / 1e9:,.2f} GB of pixels before compression"),
     ]  # fmt: skip
-    if "hours" in facts:
-        lines.append(("time", f"{_hours(facts)} at {_rate(facts)}"))
+    if "hours" in facts and facts["images_to_render"]:
+        lines.append(("time", f"{_time(facts)} at {_rate(facts)}; starting and loading not counted"))
     if "cost" in facts:
         price = f"{facts['hours']:,.3f} hours at {facts['price_per_hour']:g} for all workers together"
         lines.append(("cost", f"{facts['cost']:,.2f} ({price})"))
+    elif priced:
+        lines.append(("cost", "nobody knows yet how fast this run is: give --rate, or render a --sample first"))
     return "\n".join(f"{name:<10} {text}" for name, text in lines)
 
 
-def _hours(facts: dict[str, Any]) -> str:
-    whole = f"{facts.get('hours', 0):,.3f} hours"
+def _time(facts: dict[str, Any]) -> str:
+    whole = duration(facts["hours"] * 3600)
     if "workers" not in facts:
         return whole
     workers = facts["workers"]
-    return f"{whole} of {workers} worker{'s' * (workers > 1)}, so {facts['worker_hours']:,.3f} worker hours,"
+    return f"{whole} on {workers} worker{'s' * (workers > 1)}, so {facts['worker_hours']:,.3f} worker hours,"
 
 
 def _rate(facts: dict[str, Any]) -> str:
@@ -83,6 +86,12 @@ def _rate(facts: dict[str, Any]) -> str:
         return f"{facts['images_per_s']:g} images/s"
     measured = f"{facts['measured_megapixel_evaluations_per_s']:,.2f} megapixel-evaluations/s measured"
     return f"{measured}, over the {facts['measured_images']:,} images of the last launch here"
+
+
+def _sweep_text(sweep: dict[str, Any]) -> str:
+    axes = [f"seeds {_listed(sweep['first_seeds'], sweep['seeds'])}", f"guidance {_listed(sweep['guidance_scales'])}"]
+    axes += [f"steps {_listed(sweep['num_inference_steps'])}", _listed(sweep["schedulers"]), _listed(sweep["sizes"])]
+    return f"{sweep['points']:,} point{'s' * (sweep['points'] != 1)}: {' × '.join(axes)}"
 
 
 def _rows_text(facts: dict[str, Any]) -> str:

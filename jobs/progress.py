@@ -15,7 +15,8 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from pipeline.distributed.pace import images_per_s, left_s
+from jobs.words import duration
+from pipeline.distributed.pace import images_per_s, left_s, under_way
 from pipeline.distributed.report import Progress
 from pipeline.rendering.counters import EngineCounters
 
@@ -39,7 +40,8 @@ class Display:
         self._images: TaskID | None = None
         self._progress: Progress | None = None
         self._began: float | None = None
-        self._logged = 0.0
+        self._logged: Progress | None = None
+        self._logged_at = 0.0
         self._live = Live(get_renderable=self._shown, console=self._console, refresh_per_second=4)
 
     def __enter__(self) -> "Display":
@@ -51,6 +53,8 @@ class Display:
         if self._console.is_terminal:
             self._end_phase()
             self._live.stop()
+        elif self._progress is not None and self._progress is not self._logged:
+            self._log(self._progress)
 
     def tell(self, sentence: str) -> None:
         if sentence.startswith("loading"):
@@ -70,16 +74,24 @@ class Display:
             if self._images is None:
                 self._images = self._bar.add_task("", total=progress.total.images)
             self._bar.update(self._images, completed=progress.images)
-        elif now - self._logged >= _LOG_EVERY_S or progress.images == progress.total.images:
-            self._logged = now
-            print(f"{progress.images}/{progress.total.images} images, {self._said(now)}", file=sys.stderr, flush=True)
+        elif now - self._logged_at >= _LOG_EVERY_S:
+            self._log(progress)
+
+    def _log(self, progress: Progress) -> None:
+        self._logged, self._logged_at = progress, time.monotonic()
+        said = ", ".join(self._said(self._logged_at))
+        print(f"{progress.images}/{progress.total.images} images, {said}", file=sys.stderr, flush=True)
 
     def _shown(self) -> Group:
         """Anew with every refresh: the time left goes on between outcomes."""
-        return Group(self._phase, self._bar, Text(self._said(time.monotonic()), style="dim"))
+        return Group(self._phase, self._bar, *(Text(line, style="dim") for line in self._said(time.monotonic())))
 
-    def _said(self, now: float) -> str:
-        return describe(self._progress, now, now - (self._began or now)) if self._progress else ""
+    def _said(self, now: float) -> list[str]:
+        """How it goes, and what the time goes to."""
+        if self._progress is None:
+            return []
+        said = describe(self._progress, now, now - (self._began or now))
+        return [line for line in (said, time_split(self._progress.engine)) if line]
 
     def _end_phase(self) -> None:
         """What was begun before is done: it stays as a line with the time it took."""
@@ -90,7 +102,7 @@ class Display:
 
 
 def describe(progress: Progress, now_s: float, elapsed_s: float) -> str:
-    """Images a second now and since loading began, the time left, who works and what the time goes to."""
+    """Images a second now and since loading began, the time left, and who works."""
     if progress.ready and not progress.tellings:
         return f"{progress.ready} worker{'s' * (progress.ready > 1)} ready, no image yet"
     parts = []
@@ -98,13 +110,12 @@ def describe(progress: Progress, now_s: float, elapsed_s: float) -> str:
         average = f" ({progress.images / elapsed_s:.1f} since the start)" if elapsed_s > 0 else ""
         parts.append(f"{rate:.1f} images/s{average}")
     if (left := left_s(now_s, progress)) is not None:
-        parts.append(f"{duration(left)} left")
+        begun = round(under_way(now_s, progress))
+        parts.append(f"{duration(left)} left{f' with {begun:,} under way' * (begun > 0)}")
     if progress.failed:
         parts.append(f"{progress.failed:,} failed")
     if progress.workers:
         parts.append(f"{progress.workers} worker{'s' * (progress.workers > 1)}")
-    if shares := time_split(progress.engine):
-        parts.append(shares)
     return ", ".join(parts)
 
 
@@ -113,10 +124,3 @@ def time_split(engine: EngineCounters) -> str:
     stages = {"prompts": engine.encode_s, "denoising": engine.denoise_s, "decoding": engine.decode_s}
     whole = sum(stages.values())
     return " ".join(f"{name} {seconds / whole:.0%}" for name, seconds in stages.items()) if whole else ""
-
-
-def duration(seconds: float) -> str:
-    """1:02:03, 2:03"""
-    minutes, rest = divmod(round(max(0.0, seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

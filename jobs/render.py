@@ -8,7 +8,9 @@ import typer
 
 from jobs import options
 from jobs.prompt import NO_MANIFEST, with_prompt
+from jobs.words import duration
 from pipeline.distributed.parcel import RAYS_FOLDER, check_output
+from pipeline.overview import nothing_in
 from pipeline.planning.spending import Spending
 from pipeline.prepare import prepare
 
@@ -50,6 +52,7 @@ def render(
     Example: darkroom render jobs/demo.yaml
     """
     options.check_rate(rate, price)
+    spending = Spending(max_images=max_images, max_cost=max_cost, price_per_hour=price)
     options.check_prompt(prompt, negative_prompt, manifest)
     given = options.load(
         job, settings, manifest=NO_MANIFEST if prompt is not None else manifest, model__id=model, sweep__seeds=seeds,
@@ -64,8 +67,7 @@ def render(
     for row in prepared.rejected:
         typer.echo(f"skipped: {row}", err=True)
     if not prepared.count.rows:
-        empty = "every row of the manifest was skipped" if prepared.manifest.rows else "the manifest is empty"
-        typer.echo(f"warning: {empty}; there is nothing to render", err=True)
+        typer.echo(f"warning: {nothing_in(prepared)}", err=True)
         from pipeline.distributed.launch import nothing_asked
 
         report = nothing_asked(prepared)
@@ -83,7 +85,7 @@ def render(
         limit=limit,
         sample=sample,
         retry_failed=retry_failed,
-        spending=Spending(max_images=max_images, max_cost=max_cost, price_per_hour=price),
+        spending=spending,
         images_per_s=rate,
     )
     with Display() as display:
@@ -96,13 +98,11 @@ def render(
 
 
 def _as_text(report: "Report") -> str:
-    from jobs.progress import duration
-
-    pace = f" ({report.images_per_s:.2f} images/s while workers were there)" if report.images_per_s else ""
+    pace = f" ({report.images_per_s:.2f} images/s, loading the model included)" if report.images_per_s else ""
     lines = [
         f"rendered   {report.ok:,} images in {duration(report.elapsed_s)}{pace}",
         f"committed  {report.finalized.ok:,} images in {report.output_uri}",
-        f"workers    {report.workers}, the model was loaded {report.model_loads} time(s)",
+        f"workers    {report.workers}, the model was loaded {_times(report.model_loads)}",
     ]
     if len(report.added_by_manifest) > 1:
         added = sorted(report.added_by_manifest.items())
@@ -133,6 +133,10 @@ def _as_text(report: "Report") -> str:
             f"  - {row['prompt_id']} ({row['task_id']}): {row['verdict']}, {row['error']}" for row in report.failures
         ]
     return "\n".join(lines)
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 def _engines(report: "Report") -> list[str]:

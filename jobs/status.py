@@ -10,6 +10,7 @@ import typer
 
 from jobs import options
 from jobs.runs import open_run
+from jobs.words import duration
 from pipeline.output.failures import failed_rows
 from pipeline.output.index import CommittedIndex, load_index
 from pipeline.output.launch_note import LaunchNote, read_notes
@@ -40,10 +41,12 @@ def status(
     if facts["planned"] is not None:
         typer.echo(f"remaining  {facts['remaining']:,} of {facts['planned']:,} planned by the last launch")
     if facts["at_work_since"]:
-        typer.echo(f"at work    since {facts['at_work_since']}")
+        since = datetime.fromisoformat(facts["at_work_since"])
+        ago = duration((datetime.now(UTC) - since).total_seconds())
+        typer.echo(f"at work    since {since:%Y-%m-%d %H:%M:%S} UTC, {ago} ago")
     if facts["images_per_s"]:
-        during = "in this launch so far" if facts["at_work_since"] else "in the last launch that rendered"
-        typer.echo(f"rate       {facts['images_per_s']:.2f} images/s {during}")
+        launch = "this launch so far" if facts["at_work_since"] else "the last launch that rendered"
+        typer.echo(f"rate       {facts['images_per_s']:.2f} images/s in {launch}, loading the model included")
 
 
 def _facts(store: ObjectStore) -> dict[str, Any]:
@@ -51,7 +54,8 @@ def _facts(store: ObjectStore) -> dict[str, Any]:
     ok, failed = len(index.tasks) - len(index.failed), len(index.failed)
     notes = list(read_notes(store))
     now = datetime.now(UTC)
-    last = max(notes, key=lambda note: (note.is_alive(now), note.launch_id), default=None)
+    notes.sort(key=lambda note: (note.is_alive(now), note.finished_at or note.started_at, note.launch_id))
+    last = notes[-1] if notes else None
     at_work = last is not None and last.is_alive(now)
     return {
         "ok": ok,
@@ -66,7 +70,11 @@ def _facts(store: ObjectStore) -> dict[str, Any]:
 
 
 def _remaining(note: LaunchNote, ok: int, failed: int) -> int:
-    return note.remaining if note.finished_at is not None else max(0, note.to_render - _done(note, ok, failed))
+    """Of its images: what it left, with what was taken away since; while it works, what has no outcome."""
+    if note.finished_at is None:
+        return max(0, note.to_render - _done(note, ok, failed))
+    then = note.committed_before + note.to_render - note.remaining
+    return note.remaining + max(0, then - ok - failed)
 
 
 def _done(note: LaunchNote, ok: int, failed: int) -> int:

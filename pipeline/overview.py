@@ -59,6 +59,12 @@ def figures_of(prepared: Prepared, limit: int | None = None, sample: int | None 
     return Figures(run=run, whole=whole, to_render=missing, pace=pace)
 
 
+def nothing_in(prepared: Prepared) -> str:
+    """Of a job without a row, why."""
+    why = "every row of the manifest was skipped" if prepared.manifest.rows else "the manifest is empty"
+    return f"{why}; there is nothing to render"
+
+
 def pace_of(prepared: Prepared, run: Run | None, work: Amount, notes: Iterable[LaunchNote]) -> Pace:
     """How fast the workers this job asks for will be together, by the last launch that measured."""
     last = last_measured(notes)

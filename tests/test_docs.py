@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from ast import literal_eval
 from datetime import date
 from functools import partial
 from itertools import takewhile
@@ -160,16 +161,16 @@ def test_verbs_and_options_in_texts_exist(page: Path) -> None:
         assert {word for word in words if word.startswith("-")} <= options, text
 
 
-def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readmes_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     store = LocalStore(tmp_path / "renders" / "mine")
     commit(store, rendered(1), rendered(2))
     finalize(store)
     monkeypatch.chdir(tmp_path)
-    *before, last = block.strip().splitlines()
-    names: dict[str, Any] = {}
-    exec("\n".join(before), names)
-    assert [row["prompt"] for row in eval(last, names)] == ["p1", "p2"]
+    exec(block, {})
+    assert [row["prompt"] for row in literal_eval(capsys.readouterr().out)] == ["p1", "p2"]
 
 
 @pytest.mark.parametrize("form", ["imagefolder", "webdataset"])

@@ -121,7 +121,7 @@ def test_again_renders_nothing(darkroom: Darkroom, digests: Mapping[str, str]) -
     plan = json.loads(darkroom.run("plan", *words, "--json"))
     assert (plan["images_planned"], plan["images_committed"], plan["images_to_render"]) == (IMAGES, IMAGES, 0)
     said = darkroom.run("plan", *words, "--rate", "10", "--price-per-hour", "2")
-    assert "0.000 hours" in said
+    assert "time " not in said
     assert "cost       0.00" in said
     assert "rendered   0 images" in darkroom.run("render", *words)
     status = json.loads(darkroom.run("status", "out", "--json"))

@@ -66,7 +66,7 @@ def test_each_picture_is_what_stock_draws_alone(tmp_path: Path, one_thread: None
     darkroom, words = Darkroom(tmp_path), ("render", "--manifest", "m.parquet", "--model", "model", "-o", "out")
     said = darkroom.run(*words, "--set", "workers.count=1")
     assert f"rendered   {IMAGES} images" in said
-    assert "the model was loaded 1 time(s)" in said
+    assert "the model was loaded once" in said
     store = LocalStore(tmp_path / "out")
     digests = check_output(store, IMAGES)
     assert len(set(digests.values())) == IMAGES

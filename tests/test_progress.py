@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from jobs.progress import Display, describe
-from pipeline.distributed.pace import images_per_s, left_s
+from jobs.progress import Display, describe, time_split
+from pipeline.distributed.pace import images_per_s, left_s, under_way
 from pipeline.distributed.report import RECENT_S, Mark, Progress, Telling
 from pipeline.planning.amount import Amount
 from pipeline.rendering.counters import EngineCounters
@@ -45,6 +45,7 @@ def test_the_time_left_follows_work_and_not_images() -> None:
     other = telling((22.0, 200), (26.0, 400), committed=400)
     both = at(60, 600, one, other)
     assert left_s(26.0, both) == pytest.approx((2000 - 300 - 2 * 50 - 400) / 100), "what is under way counts"
+    assert under_way(26.0, both) == pytest.approx(10), "200 of 2000, so 10 of a hundred images"
     assert left_s(30.0, both) == pytest.approx(8.0), "time goes on between outcomes"
     assert left_s(99.0, both) == 0
 
@@ -77,9 +78,8 @@ def test_the_rate_is_the_one_that_the_time_left_counts_with() -> None:
 def test_what_is_said_of_it() -> None:
     told = telling((10.0, 200), (20.0, 400), committed=400)
     said = describe(at(19, 400, told, failed=1), 20.0, 40.0)
-    assert said == (
-        "1.0 images/s (0.5 since the start), 1:20 left, 1 failed, 1 worker, prompts 5% denoising 85% decoding 10%"
-    )
+    assert said == ("1.0 images/s (0.5 since the start), 1:20 left, 1 failed, 1 worker")
+    assert time_split(ENGINE) == "prompts 5% denoising 85% decoding 10%"
 
 
 def test_workers_that_are_ready_are_told_of_before_the_first_image() -> None:

@@ -176,3 +176,9 @@ def test_the_launch_at_work_counts_and_not_one_that_began_later_and_ended(
     commit(store, *map(rendered, range(1, 6)))
     found = facts(store, capsys)
     assert (found["remaining"], found["at_work_since"]) == (4, began.isoformat())
+
+
+def test_images_that_were_taken_away_remain_again(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> None:
+    commit(store, *map(rendered, range(1, 9)))
+    write_note(store, LaunchNote(launch_id="1", started_at="", finished_at="x", planned=10, to_render=10, remaining=0))
+    assert facts(store, capsys)["remaining"] == 2

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -52,6 +53,16 @@ def test_what_has_begun_is_committed_when_a_launch_is_stopped(folder: Path) -> N
     assert f"remaining  {2000 - both:,} images" in timed.out.read_text()
     assert pq.read_metadata(folder / "out" / "metadata.parquet").num_rows == both
     assert not list((folder / "out" / "_darkroom" / "attempts").rglob("*.json"))
+
+
+def test_a_launch_that_is_stopped_while_workers_load_says_so_too(folder: Path) -> None:
+    """Ray Data has workers to make and nothing to give yet: what it goes on with must not end the process its way."""
+    stopped = render(folder)
+    assert wait_until(lambda: "loading the model" in stopped.err.read_text()), stopped.err.read_text()
+    time.sleep(2.5)
+    stopped.process.send_signal(signal.SIGINT)
+    assert stopped.wait() == 130, stopped.err.read_text()
+    assert "interrupted: what is committed stands" in stopped.err.read_text()
 
 
 def test_failed_images_are_tried_again_when_asked_for(folder: Path) -> None:

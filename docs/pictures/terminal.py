@@ -52,7 +52,7 @@ def screen_halfway(command: list[str], folder: str) -> "list[list[Any]]":
         stream.feed(read)
         shown = "\n".join(screen.display)
         found = re.search(r"(\d+)/192", shown)
-        if taken is None and found and int(found[1]) >= 96 and " left, " in shown:
+        if taken is None and found and int(found[1]) >= 96 and " left" in shown:
             taken = [[screen.buffer[y][x] for x in range(COLUMNS)] for y in range(LINES)]
     os.waitpid(child, 0)
     assert taken is not None, "\n".join(screen.display)

@@ -1,10 +1,12 @@
 """The Ray Data graph of one wave: from planned shards to outcome rows."""
 
+import threading
 from collections.abc import Generator
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from pipeline.distributed.cluster import room
 from pipeline.distributed.ray_errors import our_error
@@ -54,11 +56,22 @@ def run_wave(
             **reserved,
         )
     )
+    outcomes.set_name(spec.launch_id)
     try:
         # Prefetching would keep every table back until the next one is there.
         yield from outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     except ray.exceptions.RayError as error:
         raise our_error(error) from error
+
+
+def end_waves(launch_id: str) -> None:
+    """End what Ray Data goes on with though nobody reads it any more, and give its workers back.
+
+    Its thread would live on, and take this process along, with an exit code of its own, when Ray has ended.
+    """
+    for thread in threading.enumerate():
+        if isinstance(thread, StreamingExecutor) and thread.name.startswith(f"StreamingExecutor-{launch_id}"):
+            thread.shutdown(force=True)
 
 
 def _sizes(pool: Pool) -> dict[str, int]:

@@ -13,12 +13,17 @@ def left_s(now_s: float, progress: Progress) -> float | None:
 
     What engines have under way counts as they told last, and as they went on since at their rate.
     """
-    alive = list(_alive(now_s, progress.tellings))
-    rate = _together(alive)
+    rate = _together(_alive(now_s, progress.tellings))
     if not rate:
         return None
-    ahead = sum(one.last.work - one.committed + one.rate * (now_s - one.last.at_s) for one in alive)
-    return max(0.0, (progress.total.megapixel_evaluations - progress.megapixel_evaluations - ahead) / rate)
+    return max(0.0, (_missing(progress) - _ahead(now_s, progress)) / rate)
+
+
+def under_way(now_s: float, progress: Progress) -> float:
+    """Images of the launch's average cost that engines have drawn beyond those with an outcome."""
+    total = progress.total
+    ahead = min(_ahead(now_s, progress), _missing(progress))
+    return ahead * total.images / total.megapixel_evaluations if total.megapixel_evaluations else 0.0
 
 
 def images_per_s(now_s: float, progress: Progress) -> float | None:
@@ -32,6 +37,16 @@ def images_per_s(now_s: float, progress: Progress) -> float | None:
 def megapixel_evaluations_per_s(tellings: Iterable[Telling]) -> float:
     """Of all engines together while they worked: neither Ray's start nor the loading of models is in it."""
     return sum(telling.mean_rate for telling in tellings)
+
+
+def _missing(progress: Progress) -> float:
+    return progress.total.megapixel_evaluations - progress.megapixel_evaluations
+
+
+def _ahead(now_s: float, progress: Progress) -> float:
+    """Megapixel-evaluations of images that have no outcome yet."""
+    alive = _alive(now_s, progress.tellings)
+    return sum(max(0.0, one.last.work - one.committed + one.rate * (now_s - one.last.at_s)) for one in alive)
 
 
 def _together(tellings: Iterable[Telling]) -> float:

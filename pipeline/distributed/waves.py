@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.distributed.added import Added
 from pipeline.distributed.board import Ready
 from pipeline.distributed.cluster import cluster_summary
-from pipeline.distributed.graph import run_wave
+from pipeline.distributed.graph import end_waves, run_wave
 from pipeline.distributed.outcomes import Tally
 from pipeline.distributed.pump import pumped
 from pipeline.distributed.report import Progress, Tell
@@ -130,6 +130,7 @@ class Waves:
                 yield outcomes
         finally:
             silence.cancel()
+            end_waves(self._spec.launch_id)
 
     def _tell_of_ready(self) -> None:
         """Until the first outcome comes."""

@@ -137,7 +137,8 @@ def _check_complete(matched: Mapping[str, str], names: Sequence[str], where: str
             "there is no prompt column",
             where=where,
             value=list(names),
-            allowed="a column `prompt`, or manifest_columns: {<its name>: prompt}",
+            allowed="a column `prompt`, or its name in `manifest_columns: {<its name>: prompt}` of a job, "
+            "or in `darkroom manifest … --column <its name>=prompt`",
         )
     if "seed" in matched and "seeds" in matched:
         raise ManifestError(

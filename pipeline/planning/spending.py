@@ -37,6 +37,10 @@ class Spending:
     price_per_hour: float | None = None
     """Of all workers together, in the currency of ``max_cost``."""
 
+    def __post_init__(self) -> None:
+        if self.max_cost is not None and self.price_per_hour is None:
+            raise InputError("a cost needs a price", where="--max-cost", allowed="--price-per-hour as well")
+
     def check(self, work: Amount, pace: Pace) -> None:
         """``InputError`` where a launch would render or cost more, or nobody can know what it costs."""
         if self.max_images is not None and work.images > self.max_images:
@@ -46,10 +50,8 @@ class Spending:
                 value=f"{work.images:,} images",
                 allowed=f"up to {self.max_images:,}",
             )
-        if self.max_cost is None:
+        if self.max_cost is None or self.price_per_hour is None:
             return
-        if self.price_per_hour is None:
-            raise InputError("a cost needs a price", where="--max-cost", allowed="--price-per-hour as well")
         hours = pace.hours(work)
         if hours is None:
             raise InputError(

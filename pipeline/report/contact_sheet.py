@@ -82,6 +82,7 @@ def build(
     new, lost = fill(store, rows, images, large, on_progress)
     prompts, cells = rows.prompts(), pages.put_cells(to, rows, images, large)
     listed = pages.put_prompts(to, prompts)
+    words = words_of(run)
     catalogue = {
         **_facts(store, run, rows),
         "prompts": len(prompts),
@@ -93,7 +94,7 @@ def build(
         "imagePacks": cells.images,
         "previewPacks": cells.previews,
         "pictures": pictures,
-        "again": shlex.join(words_of(run)),
+        "again": [shlex.join(pair) for pair in zip(words[::2], words[1::2], strict=True)],
     }
     _put_page(to, catalogue)
     size_bytes = _delete_others(to, {*listed, *cells.pages, *cells.images, *cells.previews})

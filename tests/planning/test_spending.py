@@ -26,7 +26,6 @@ def test_what_is_within_its_limits_passes() -> None:
     ("spending", "pace", "says"),
     [
         (Spending(max_images=7199), Pace(), r"more to render than allowed(.|\n)*7,200 images(.|\n)*up to 7,199"),
-        (Spending(max_cost=1.0), Pace(images_per_s=2.0), "a cost needs a price"),
         (Spending(max_cost=1.0, price_per_hour=1.0), Pace(), "nobody knows yet how fast"),
         (
             Spending(max_cost=2.99, price_per_hour=3.0),
@@ -38,3 +37,8 @@ def test_what_is_within_its_limits_passes() -> None:
 def test_what_is_beyond_is_refused(spending: Spending, pace: Pace, says: str) -> None:
     with pytest.raises(InputError, match=says):
         spending.check(WORK, pace)
+
+
+def test_a_cost_needs_a_price() -> None:
+    with pytest.raises(InputError, match="a cost needs a price"):
+        Spending(max_cost=1.0)

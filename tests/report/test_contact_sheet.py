@@ -293,7 +293,7 @@ def test_whose_folders_they_were_is_only_in_the_command(tmp_path: Path) -> None:
         sheet(store, folder)
         catalogue = catalogue_of(folder)
         assert (catalogue["model"], catalogue["output"]) == (shown, "out")
-        assert f"--model {model} " in catalogue["again"]
+        assert f"--model {model}" in catalogue["again"]
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "parquet"])

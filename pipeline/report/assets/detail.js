@@ -22,9 +22,10 @@ const detail = (() => {
       ...(negative ? [`--negative-prompt ${quoted(negative)}`] : []),
       `--seeds ${metadata.get("seed")}`,
       ...(guidance === undefined ? [] : [`--guidance-scales ${guidance}`]),
-      `--steps ${metadata.get("num_inference_steps")} --schedulers ${plain(metadata.get("scheduler"))}`,
+      `--steps ${metadata.get("num_inference_steps")}`,
+      `--schedulers ${plain(metadata.get("scheduler"))}`,
       `--sizes ${metadata.get("width")}x${metadata.get("height")}`,
-      catalogue.again,
+      ...catalogue.again,
       ...(rows > 1 ? [`--set render.rows=${rows}`] : []),
       "--output again",
     ].join(" \\\n  ");
