@@ -92,13 +92,22 @@ def _above(image: str) -> Iterator[str]:
 def _tell_what_it_says(image: str, task_id: str | None, infotext: str | None, as_json: bool) -> None:
     """What an image far from its run tells by itself; ``InputError`` where that is nothing."""
     if infotext is None:
-        what = "there is no run above this image" if task_id else "this names no image of a run"
-        raise InputError(what, where="IMAGE", value=image, allowed=_ALLOWED)
+        raise InputError(_what_is_wrong(image, task_id), where="IMAGE", value=image, allowed=_ALLOWED)
     if as_json:
         typer.echo(json.dumps({"task_id": task_id, "infotext": infotext}, indent=1, ensure_ascii=False))
         return
     typer.echo(f"task       {task_id or 'not told'}\n{infotext}")
     typer.echo("its run is not above it: --output OUTPUT tells the rest", err=True)
+
+
+def _what_is_wrong(image: str, task_id: str | None) -> str:
+    """Of what names no image of a run."""
+    if task_id is not None:
+        return "there is no run above this image, or it has no such image"
+    path = Path(image)
+    if "://" in image or path.is_file():
+        return "this is no image of a run, nor does it say of which"
+    return "this is a folder" if path.is_dir() else "there is no such file"
 
 
 def _facts(store: ObjectStore, run: Run, row: Mapping[str, Any], body: bytes | None) -> dict[str, Any]:

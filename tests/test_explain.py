@@ -108,13 +108,19 @@ def test_an_image_that_went_its_own_way(tmp_path: Path, darkroom: Command) -> No
 def test_what_names_nothing(tmp_path: Path, darkroom: Command) -> None:
     write_output(tmp_path / "out")
     (tmp_path / "text.png").write_text("no image")
-    for words in (
-        [str(tmp_path / "text.png")], [str(tmp_path / "none.png")], [ID], ["f" * 32, "-o", str(tmp_path / "out")],
-        [ID, "-o", str(tmp_path)], ["gs://x/y"], ["s3://"],
-    ):  # fmt: skip
+    for words, says in (
+        ([str(tmp_path / "text.png")], "this is no image of a run"),
+        ([str(tmp_path / "none.png")], "there is no such file"),
+        ([str(tmp_path)], "this is a folder"),
+        ([ID], "there is no run above this image"),
+        (["f" * 32, "-o", str(tmp_path / "out")], "the run has no image"),
+        ([ID, "-o", str(tmp_path)], "there is no run at this output"),
+        (["gs://x/y"], "this is no image of a run"),
+        (["s3://"], "this is no image of a run"),
+    ):
         code, _, errors = darkroom("explain", *words)
         assert code == 2, words
-        assert errors.startswith("error: ")
+        assert errors.startswith(f"error: {says}")
         assert "  value:   " in errors
 
 
