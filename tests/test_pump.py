@@ -40,6 +40,20 @@ def test_who_waits_can_do_something_meanwhile() -> None:
     assert done.is_set()
 
 
+def test_a_source_that_blocks_is_made_to_end_and_waited_for() -> None:
+    asked, ended = threading.Event(), threading.Event()
+
+    def blocks() -> Generator[int, None, None]:
+        asked.wait()
+        time.sleep(0.2)
+        ended.set()
+        yield 1
+
+    for _ in pumped(blocks(), lambda: True, end=asked.set):
+        pass
+    assert ended.is_set()
+
+
 def test_what_is_raised_comes_after_what_was_there() -> None:
     def broken() -> Generator[int, None, None]:
         yield 1

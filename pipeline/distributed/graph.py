@@ -15,6 +15,7 @@ from pipeline.distributed.spec import Pool, WorkerSpec
 from pipeline.distributed.worker import RenderWorker
 from pipeline.identity import IdSet
 
+ENDS_WITHIN_S = 30.0
 GROW_FROM = 0.75
 """A pool that may grow does when its actors have so much of the two shards each that they take."""
 
@@ -72,6 +73,7 @@ def end_waves(launch_id: str) -> None:
     for thread in threading.enumerate():
         if isinstance(thread, StreamingExecutor) and thread.name.startswith(f"StreamingExecutor-{launch_id}"):
             thread.shutdown(force=True)
+            thread.join(ENDS_WITHIN_S)
 
 
 def _sizes(pool: Pool) -> dict[str, int]:

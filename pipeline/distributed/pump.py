@@ -8,21 +8,30 @@ from typing import Generic, TypeVar
 _Item = TypeVar("_Item")
 _POLL_S = 0.25
 _AHEAD = 16
+_ENDS_WITHIN_S = 30.0
 
 
 def pumped(
-    source: Generator[_Item, None, None], over: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None
+    source: Generator[_Item, None, None],
+    over: Callable[[], bool],
+    meanwhile: Callable[[], None] = lambda: None,
+    end: Callable[[], None] | None = None,
 ) -> Iterator[_Item]:
     """What the source yields, until it ends or ``over``, even where it would block for ever; raises what it raises.
 
-    ``over`` is asked from two threads. ``meanwhile`` is called now and then while nothing comes, by who reads.
+    ``over`` is asked from two threads. ``meanwhile`` is called now and then while nothing comes, by who reads. ``end``
+    is what makes the source end that blocks: with it, its thread is waited for.
     """
     pump = _Pump(source, over, meanwhile)
-    threading.Thread(target=pump.run, name="outcomes", daemon=True).start()
+    thread = threading.Thread(target=pump.run, name="outcomes", daemon=True)
+    thread.start()
     try:
         yield from pump.items()
     finally:
         pump.left.set()
+        if end is not None:
+            end()
+            thread.join(_ENDS_WITHIN_S)
 
 
 class _Pump(Generic[_Item]):

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Timer
 
 import pyarrow as pa
@@ -125,12 +126,12 @@ class Waves:
         silence.start()
         try:
             source = run_wave(plan, work.prepared.points, committed, self._spec, self._pool)
-            for outcomes in pumped(source, lambda: self.stop.complete(self.tally.told), self._tell_of_ready):
+            end = partial(end_waves, self._spec.launch_id)
+            for outcomes in pumped(source, lambda: self.stop.complete(self.tally.told), self._tell_of_ready, end):
                 silence.cancel()
                 yield outcomes
         finally:
             silence.cancel()
-            end_waves(self._spec.launch_id)
 
     def _tell_of_ready(self) -> None:
         """Until the first outcome comes."""
