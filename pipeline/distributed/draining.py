@@ -14,6 +14,7 @@ from ray._private.state import state
 
 from pipeline.distributed.report import Tell
 
+ENDS_WITHIN_S = 15.0
 POLL_S = 2.0
 
 
@@ -26,11 +27,13 @@ def draining_nodes() -> set[str]:
 def watched(board: Any, tell: Tell) -> Iterator[None]:
     """While waves run, workers on such nodes learn it by the board (``board.py``), and people what it has heard."""
     over = threading.Event()
-    threading.Thread(target=_watch, args=(board, tell, over), name="drain", daemon=True).start()
+    watcher = threading.Thread(target=_watch, args=(board, tell, over), name="drain", daemon=True)
+    watcher.start()
     try:
         yield
     finally:
         over.set()
+        watcher.join(ENDS_WITHIN_S)  # a thread that asks something of Ray when that has ended ends this process
 
 
 def _watch(board: Any, tell: Tell, over: threading.Event) -> None:

@@ -49,7 +49,8 @@ class Stop:
     @contextmanager
     def listening(self, board: Any, stop_after_s: float | None) -> Iterator[None]:
         """While waves run: the first signal asks to stop, the second ends the process's main thread at once."""
-        threading.Thread(target=self._conduct, args=(board,), name="stop", daemon=True).start()
+        conductor = threading.Thread(target=self._conduct, args=(board,), name="stop", daemon=True)
+        conductor.start()
         timer = threading.Timer(max(0.0, stop_after_s or 0.0), self.ask, ("time",))
         timer.daemon = True
         if stop_after_s is not None:
@@ -60,6 +61,8 @@ class Stop:
         finally:
             timer.cancel()
             self._over.set()
+            if self._asked.is_set():
+                conductor.join(LATE_S)  # a thread that asks something of Ray when that has ended ends this process
 
     def _on_signal(self, *_: object) -> None:
         if self._asked.is_set():
@@ -74,8 +77,8 @@ class Stop:
         until = time.monotonic() + GRACE_S
         try:
             ray.get(board.stop.remote())
-            while time.monotonic() < until and ray.get(board.working.remote()):
-                time.sleep(_POLL_S)
+            while time.monotonic() < until and not self._over.is_set() and ray.get(board.working.remote()):
+                self._over.wait(_POLL_S)
             self._told = ray.get(board.told.remote())
         except ray.exceptions.RayError:
             if not self._over.is_set():
