@@ -43,11 +43,14 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# What `make cluster` runs.
+LONGER := tests/cluster/test_leaving.py tests/cluster/test_benchmarks.py
+
 # The S3 server of the tests has an environment of its own, made once. Parity tables are printed after the first part.
 test: lint
 	$(BIN)/python -m tests.servers.swift_install
 	$(BIN)/python -m pytest -q tests/rendering
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/rendering --ignore tests/cluster/test_leaving.py
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/rendering $(LONGER:%=--ignore %)
 
 explore: setup
 	$(BIN)/python -m tests.servers.swift_install
@@ -61,7 +64,7 @@ faults: setup
 # A Ray head and nodes on loopback, ten processes and more; a few minutes.
 cluster: setup
 	$(BIN)/python -m tests.cluster
-	$(BIN)/python -m pytest -q tests/cluster/test_leaving.py
+	$(BIN)/python -m pytest -q $(LONGER)
 
 shapes-accuracy: setup
 	$(BIN)/python -m benchmarks.shapes_accuracy
