@@ -165,12 +165,16 @@ def _answers(port: int) -> list[str]:
 
 
 def _shown(port: int) -> dict[int, str]:
-    """By port, the page with the dashboard or with its jobs that somebody without a token is given."""
+    """By port, the page with the dashboard or with its jobs that somebody without a token is given.
+
+    Its process has an endpoint for Prometheus too, on loopback, which answers every path with a text of metrics.
+    """
     found = {}
     for path in ("/", "/api/jobs/"):
         with suppress(OSError, HTTPException), closing(HTTPConnection("127.0.0.1", port, timeout=2)) as connection:
             connection.request("GET", path)
-            if connection.getresponse().status == 200:
+            response = connection.getresponse()
+            if response.status == 200 and response.headers.get_content_type() in ("text/html", "application/json"):
                 found[port] = path
     return found
 
