@@ -13,7 +13,7 @@ help:
 	@echo "make test             lint, types and tests"
 	@echo "make explore          the property tests once more, with examples nobody has seen"
 	@echo "make faults           the scoreboard of docs/reliability.md: kills, faults, tampering"
-	@echo "make cluster          a job on three nodes of this machine, one killed, one added"
+	@echo "make cluster          a job on three nodes of this machine, one killed, one added; benchmarks that start a Ray"
 	@echo "make shapes-accuracy  how often the built-in model draws what it was told"
 	@echo "make digests          whether the demo's pictures are the same bytes however they are rendered"
 	@echo "make clean            remove .venv and what tests left"

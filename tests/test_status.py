@@ -136,19 +136,25 @@ def test_an_unreachable_store_is_told_about_soon(s3_bucket: str) -> None:
     assert time.monotonic() - began < 15
 
 
+def at_work(store: ObjectStore) -> LaunchNote:
+    """The note of a launch of nine images that began ten seconds ago."""
+    began = (datetime.now(UTC) - timedelta(seconds=10)).isoformat()
+    note = LaunchNote(launch_id="1", started_at=began, alive_at=began, planned=9, to_render=9)
+    write_note(store, note)
+    return note
+
+
 def test_a_launch_that_is_at_work_says_since_when_and_how_fast(
     store: LocalStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    began = datetime.now(UTC) - timedelta(seconds=10)
-    note = LaunchNote(launch_id="1", started_at=began.isoformat(), alive_at=began.isoformat(), planned=9, to_render=9)
-    write_note(store, note)
+    note = at_work(store)
     commit(store, *map(rendered, range(1, 6)))
     found = facts(store, capsys)
-    assert found["at_work_since"] == began.isoformat()
+    assert found["at_work_since"] == note.started_at
     assert 0.3 < found["images_per_s"] <= 0.5
     status(store.uri)
     assert "images/s in this launch so far" in capsys.readouterr().out
-    write_note(store, replace(note, alive_at=None, finished_at=began.isoformat(), remaining=4, images_per_s=2.0))
+    write_note(store, replace(note, alive_at=None, finished_at=note.started_at, remaining=4, images_per_s=2.0))
     found = facts(store, capsys)
     assert (found["at_work_since"], found["images_per_s"], found["remaining"]) == (None, 2.0, 4)
 
@@ -169,13 +175,11 @@ def test_images_that_are_tried_again_remain_until_they_are_done(
 def test_the_launch_at_work_counts_and_not_one_that_began_later_and_ended(
     store: LocalStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    began = datetime.now(UTC) - timedelta(seconds=10)
-    note = LaunchNote(launch_id="1", started_at=began.isoformat(), alive_at=began.isoformat(), planned=9, to_render=9)
-    write_note(store, note)
+    note = at_work(store)
     write_note(store, replace(note, launch_id="2", alive_at=None, finished_at="x", remaining=8))
     commit(store, *map(rendered, range(1, 6)))
     found = facts(store, capsys)
-    assert (found["remaining"], found["at_work_since"]) == (4, began.isoformat())
+    assert (found["remaining"], found["at_work_since"]) == (4, note.started_at)
 
 
 def test_images_that_were_taken_away_remain_again(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> None:
