@@ -62,11 +62,14 @@ def check(
     opened = open_manifest(
         manifest, columns=_mapping(column), rules=rules, s3=options.s3_settings(endpoint_url, region)
     )
+    options.print_warnings(opened.warnings)
     result = check_manifest(opened)
     if result.rejected_count:
         raise rejection_error(result, opened)
     if as_json:
-        facts = {"rows": result.rows, "files": len(opened.files), "extra_columns": opened.extra_schema.names}
+        facts: dict[str, object] = {"rows": result.rows, "files": len(opened.files)}
+        facts["extra_columns"] = opened.extra_schema.names
+        facts["warnings"] = list(opened.warnings)
         typer.echo(json.dumps({"manifest": manifest, **facts}))
         return
     extras = ", ".join(opened.extra_schema.names) or "none"

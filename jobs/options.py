@@ -1,5 +1,6 @@
 """Options that verbs share: a job file, keys put over it, or a job without a file; how to reach an S3 server."""
 
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,6 +62,12 @@ EndpointUrl = Annotated[
     str | None, typer.Option("--endpoint-url", metavar="URL", help="S3 server to use instead of AWS.")
 ]
 Region = Annotated[str | None, typer.Option("--region", help="Region of the S3 bucket.")]
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Print each warning as one line on stderr."""
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def s3_settings(endpoint_url: str | None, region: str | None) -> S3Settings:

@@ -42,6 +42,7 @@ def plan(
     prepared = prepare(given, skip_bad_rows=skip_bad_rows, cache_folder=options.cache_folder())
     if not prepared.count.rows:
         typer.echo(f"warning: {nothing_in(prepared)}", err=True)
+    options.print_warnings(prepared.warnings)
     figures = figures_of(prepared, limit, sample)
     facts = describe(prepared, figures) | time_and_cost(figures, rate, price)
     typer.echo(json.dumps(facts, indent=1) if as_json else _as_text(facts, priced=price is not None))

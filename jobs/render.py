@@ -64,6 +64,7 @@ def render(
     if RAYS_FOLDER in Path.cwd().parts:  # of a job that was submitted, in whatever way
         check_output(given.output.uri or "")
     prepared = prepare(given, skip_bad_rows=skip_bad_rows, cache_folder=options.cache_folder())
+    options.print_warnings(prepared.warnings)
     for row in prepared.rejected:
         typer.echo(f"skipped: {row}", err=True)
     if not prepared.count.rows:

@@ -131,6 +131,7 @@ def describe(prepared: Prepared, figures: Figures) -> dict[str, Any]:
         "shards": shards,
         "objects": shards + (open_.images if prepared.packing.layout == "files" else shards),
         "raw_bytes": round(open_.megapixels * 3e6),
+        "warnings": list(prepared.warnings),
     }
 
 

@@ -51,6 +51,11 @@ class Prepared:
     """All of them, by number over the manifest."""
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about input that may not mean what it seems, for ``plan``, ``render`` and their JSON."""
+        return self.manifest.warnings
+
+    @property
     def points(self) -> int:
         """Distinct sweep points of a prompt row that replaces no axis."""
         return number_of_points(self.axes, self.model.family)

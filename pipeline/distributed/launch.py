@@ -85,6 +85,7 @@ def nothing_asked(prepared: Prepared) -> Report:
         finalized=committed,
         already_failed=committed.failed,
         rejected_rows=len(prepared.rejected_rows),
+        warnings=prepared.warnings,
         traffic=store.traffic,
         elapsed_s=time.monotonic() - began,
     )
@@ -272,6 +273,7 @@ class _Launch:
             failed=progress.failed,
             failures=tuple(tally.failures),
             rejected_rows=len(self._prepared.rejected_rows),
+            warnings=self._prepared.warnings,
             workers=progress.workers,
             model_loads=tally.model_loads,
             engine=tally.worked.engine,

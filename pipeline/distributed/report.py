@@ -111,6 +111,8 @@ class Report:
     failures: tuple[dict[str, object], ...] = ()
     """The first failed rows."""
     rejected_rows: int = 0
+    warnings: tuple[str, ...] = ()
+    """Sentences about input that may not mean what it seems."""
     workers: int = 0
     model_loads: int = 0
     verdicts: Mapping[str, int] = field(default_factory=dict)
@@ -150,6 +152,7 @@ class Report:
             "remaining": self.remaining,
             "stopped": self.stopped,
             "rejected_rows": self.rejected_rows,
+            "warnings": list(self.warnings),
             "workers": self.workers,
             "model_loads": self.model_loads,
             "worker_deaths": self.worker_deaths,

@@ -63,6 +63,8 @@ class Manifest:
     rules: RowRules
     extra_schema: pa.Schema
     """Columns that travel to the metadata unchanged, with plain types."""
+    warnings: tuple[str, ...] = ()
+    """Sentences about what may not mean what it seems; ``check``, ``plan`` and ``render`` print them."""
 
     @property
     def rows(self) -> int:
