@@ -108,3 +108,11 @@ def test_package_files_are_empty() -> None:
 def test_modules_stay_small() -> None:
     for name, path in FILES.items():
         assert len(path.read_text().splitlines()) <= 400, name
+
+
+def test_parquet_is_read_in_one_place() -> None:
+    """A read that reaches Arrow's thread pools can abort the process when it ends (pipeline/parquet.py)."""
+    reads = re.compile(r"pq\.(ParquetFile|ParquetDataset|read_\w+)|pyarrow\.dataset|group_by\((?!.*use_threads=False)")
+    for name, path in FILES.items():
+        if name != "pipeline.parquet":
+            assert not reads.search(path.read_text()), name

@@ -112,7 +112,8 @@ class Tally:
 
     def take(self, told: pa.Table, now_s: float) -> pa.Table:
         """Add a worker's table, which arrived now, by a monotonic clock; returns the outcomes in it."""
-        for row in told.group_by("model_load").aggregate([(name, "max") for name in _SUM.values()]).to_pylist():
+        loads = told.group_by("model_load", use_threads=False)
+        for row in loads.aggregate([(name, "max") for name in _SUM.values()]).to_pylist():
             self._keep_latest(row["model_load"], {name: row[f"{column}_max"] for name, column in _SUM.items()})
             own = told.filter(pc.equal(told["model_load"], row["model_load"]))
             self._note(row["model_load"], now_s, _sum(own["megapixel_evaluations"]))

@@ -10,7 +10,6 @@ from io import BufferedRandom
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, JobBrokenError, ObjectMissingError
 from pipeline.output.finalized import read_finalized
@@ -21,6 +20,7 @@ from pipeline.output.outcomes import UNREADABLE
 from pipeline.output.run import Run, read_run
 from pipeline.output.schema import IMAGE
 from pipeline.output.tables import is_table_key, schema_of
+from pipeline.parquet import ParquetReader
 from pipeline.storage.base import ObjectStore
 
 BATCH_ROWS = 256
@@ -62,7 +62,7 @@ class Committed:
         """The metadata of all images, in the order of the manifest."""
         for key in self._tables:
             with self._store.open(key) as file:
-                for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS):
+                for batch in ParquetReader(file).batches(BATCH_ROWS):
                     yield from batch.to_pylist()
 
     def image(self, row: Row) -> bytes:
@@ -129,8 +129,8 @@ class _Table:
     """Keeps the images of one row group."""
 
     def __init__(self, file: BufferedRandom) -> None:
-        self._table = pq.ParquetFile(file)
-        groups = range(self._table.num_row_groups)
+        self._table = ParquetReader(file)
+        groups = range(len(self._table.row_groups))
         self._group_of = {name: group for group in groups for name in self._column(group, "task_id")}
         self._group: int | None = None
         self._images: dict[str, bytes] = {}

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, ManifestError, StoreError
 from pipeline.manifest import arrow_types
@@ -22,6 +21,7 @@ from pipeline.manifest.columns import (
     ours_of,
 )
 from pipeline.manifest.rules import RowRules
+from pipeline.parquet import ParquetReader
 from pipeline.storage.base import ObjectStore
 from pipeline.storage.location import open_parent, open_store
 from pipeline.storage.s3_settings import S3Settings
@@ -185,9 +185,8 @@ def _footer(store: ObjectStore, key: str) -> tuple[pa.Schema, tuple[int, ...]]:
     """The schema of a file and the rows of each row group."""
     try:
         with store.open(key) as file:
-            read = pq.read_metadata(pa.PythonFile(file, mode="r"))
-            groups = tuple(read.row_group(number).num_rows for number in range(read.num_row_groups))
-            return read.schema.to_arrow_schema(), groups
+            read = ParquetReader(file)
+            return read.schema, read.row_groups
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ManifestError(
             f"this is not a Parquet file: {str(error).splitlines()[0]}",

@@ -7,7 +7,6 @@ from pathlib import PurePosixPath
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.errors import ManifestError
 from pipeline.manifest import cells
@@ -15,6 +14,7 @@ from pipeline.manifest.columns import BATCH_SCHEMA
 from pipeline.manifest.open import Manifest, ManifestFile, Split, runs
 from pipeline.manifest.rules import RowRules
 from pipeline.manifest.verdicts import RejectedRow, Verdicts
+from pipeline.parquet import ParquetReader
 
 BATCH_ROWS = 16_384
 
@@ -51,21 +51,21 @@ def _record_batches(manifest: Manifest, file: ManifestFile, split: Split) -> Ite
     wanted = {*file.columns.values(), *manifest.extra_schema.names}
     try:
         with manifest.store.open(file.key) as opened:
-            parquet = pq.ParquetFile(pa.PythonFile(opened, mode="r"), page_checksum_verification=True)
-            _check_unchanged(parquet.metadata, file)
-            names = [name for name in parquet.schema_arrow.names if name in wanted]
+            parquet = ParquetReader(opened, verify_checksums=True)
+            _check_unchanged(parquet, file)
+            names = [name for name in parquet.schema.names if name in wanted]
             # What one call reads is held until it is through: hence a few row groups at a time.
             for run in runs(file.row_groups[split.start : split.stop], BATCH_ROWS):
                 groups = [split.start + number for number in run]
-                for read in parquet.iter_batches(BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
+                for read in parquet.batches(BATCH_ROWS, names, groups):
                     yield row, read
                     row += read.num_rows
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(f"the manifest breaks off: {error}", where=f"{file.name}, from row {row}") from None
 
 
-def _check_unchanged(read: pq.FileMetaData, file: ManifestFile) -> None:
-    if tuple(read.row_group(number).num_rows for number in range(read.num_row_groups)) != file.row_groups:
+def _check_unchanged(read: ParquetReader, file: ManifestFile) -> None:
+    if read.row_groups != file.row_groups:
         raise ManifestError(
             "the manifest changed while it was in use", where=file.name, allowed="the same file throughout"
         )

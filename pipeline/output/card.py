@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-import pyarrow.parquet as pq
 import yaml
 
 from pipeline.output.features import json_features, table_features
@@ -27,6 +26,7 @@ from pipeline.output.layout import (
 from pipeline.output.run import Run, read_run
 from pipeline.output.schema import IMAGE, payload_columns
 from pipeline.output.tables import AXES, FEW, few, schema_of
+from pipeline.parquet import ParquetReader
 from pipeline.storage.base import ObjectStore
 from pipeline.storage.location import without_folders
 
@@ -94,7 +94,7 @@ def _look(store: ObjectStore, packing: Packing, images: Mapping[str, Table]) -> 
     if first is None or packing.layout != "files":
         return ""
     with store.open(first) as file:
-        rows = pq.ParquetFile(file).read_row_group(0, columns=["file_name", "prompt"])
+        rows = ParquetReader(file).read_row_group(0, ["file_name", "prompt"])
     number = min(SHOWN_IMAGES, rows.num_rows)
     shown = rows.take([index * rows.num_rows // number for index in range(number)]).to_pylist()
     cells = "".join(f"| ![{_plain(row['prompt'])}]({row['file_name']}) " for row in shown)

@@ -7,7 +7,6 @@ from typing import Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.errors import JobBrokenError, ObjectMissingError, StoreDeniedError
@@ -17,6 +16,7 @@ from pipeline.output.part import objects_of
 from pipeline.output.payloads import StoredObject
 from pipeline.output.requests import are_named
 from pipeline.output.segments import Segment, read_segment
+from pipeline.parquet import ParquetReader
 from pipeline.storage.base import ObjectStore, check_key
 
 What = Literal["missing", "corrupt", "unreadable", "outdated"]
@@ -81,7 +81,7 @@ def check_part(store: ObjectStore, key: str) -> Part | Fault:
         if not _is_named_by(key, hashlib.sha256(body).hexdigest()):
             return _renamed(key)
         try:
-            return _part(key, pq.ParquetFile(pa.BufferReader(body)).read(_PART_COLUMNS, use_threads=False))
+            return _part(key, ParquetReader(body).read(_PART_COLUMNS))
         except UNREADABLE as error:
             return Fault(key=key, what="corrupt", detail=f"no part: {error}")
 

@@ -11,15 +11,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipeline.errors import JobBrokenError, ObjectMissingError
 from pipeline.identity import IdSet
 from pipeline.output.layout import PARTS_PREFIX, part_of_key
 from pipeline.output.outcomes import UNREADABLE, Outcomes, in_blocks, outcomes_of, united
 from pipeline.output.parallel import in_parallel
 from pipeline.output.segments import Segment, put_segment, read_segment, segment_keys
+from pipeline.parquet import ParquetReader
 from pipeline.storage.base import ObjectStore
 
 MAX_SEGMENTS = 64
@@ -121,7 +119,7 @@ def _read_parts(store: ObjectStore, keys: Iterable[str]) -> tuple[tuple[str, ...
 def _read_part(store: ObjectStore, key: str) -> tuple[str, Outcomes | None]:
     try:
         body = store.get(key)
-        table = pq.ParquetFile(pa.BufferReader(body)).read(["task_id", "status"], use_threads=False)
+        table = ParquetReader(body).read(["task_id", "status"])
         return key, outcomes_of(table)
     except ObjectMissingError:
         return key, None

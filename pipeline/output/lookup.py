@@ -6,7 +6,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.errors import JobBrokenError
 from pipeline.output.finalized import read_finalized
@@ -18,6 +17,7 @@ from pipeline.output.part import read_part
 from pipeline.output.precedence import one_per_task
 from pipeline.output.schema import METADATA_SCHEMA
 from pipeline.output.tables import table_keys
+from pipeline.parquet import ParquetReader
 from pipeline.storage.base import ObjectStore
 
 _NAMED = re.compile(r"([0-9a-f]{32})(?:-[0-9a-f]{8})?(?:\.[a-z]+)?")
@@ -44,8 +44,8 @@ def find_row(store: ObjectStore, task_id: str) -> dict[str, Any] | None:
 def _in_table(store: ObjectStore, key: str, task_id: str) -> dict[str, Any] | None:
     with store.open(key) as file:
         try:
-            table = pq.ParquetFile(file)
-            for group in range(table.num_row_groups):
+            table = ParquetReader(file)
+            for group in range(len(table.row_groups)):
                 number = pc.index(table.read_row_group(group, ["task_id"])["task_id"], task_id).as_py()
                 if number >= 0:
                     return _only(table.read_row_group(group).slice(number, 1))

@@ -25,6 +25,7 @@ from pipeline.output.payloads import Stored, StoredObject, open_payloads
 from pipeline.output.provenance import provenance_of
 from pipeline.output.schema import METADATA_SCHEMA
 from pipeline.output.verdicts import kept_verdict
+from pipeline.parquet import ParquetReader
 from pipeline.rendering.results import Outcome, Rendered
 from pipeline.storage.base import ObjectStore
 
@@ -174,6 +175,6 @@ def objects_of(part: pa.Table) -> dict[str, StoredObject]:
 def read_part(store: ObjectStore, key: str, columns: list[str] | None = None) -> pa.Table:
     """A part's metadata, whole or only some columns. ``JobBrokenError`` names a part that cannot be read."""
     try:
-        return pq.read_table(io.BytesIO(store.get(key)), columns=columns, partitioning=None)
+        return ParquetReader(store.get(key)).read(columns)
     except pa.ArrowException as error:
         raise JobBrokenError(f"a part cannot be read: {store.uri}/{key}: {error}") from None

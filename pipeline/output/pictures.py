@@ -9,7 +9,6 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.errors import JobBrokenError, ObjectMissingError
 from pipeline.identity import IdSet
@@ -20,6 +19,7 @@ from pipeline.output.outcomes import UNREADABLE, outcomes_of
 from pipeline.output.parallel import in_parallel
 from pipeline.output.part import read_part
 from pipeline.output.schema import IMAGE, METADATA_SCHEMA
+from pipeline.parquet import ParquetReader
 from pipeline.storage.base import ObjectStore
 
 _AHEAD_BYTES = 4 * 2**20
@@ -69,8 +69,8 @@ def _from_tar(file: BinaryIO, member: str) -> bytes:
 
 
 def _from_table(file: BinaryIO, member: str) -> bytes:
-    parquet = pq.ParquetFile(file)
-    for group in range(parquet.num_row_groups):
+    parquet = ParquetReader(file)
+    for group in range(len(parquet.row_groups)):
         names = parquet.read_row_group(group, ["task_id"])["task_id"]
         row = pc.index(names, member.rpartition(".")[0]).as_py()
         if row >= 0:
@@ -126,8 +126,8 @@ def _raw(file: Any) -> io.RawIOBase:
 
 
 def _all_from_table(file: BinaryIO, wanted: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-    parquet = pq.ParquetFile(file)
-    for group in range(parquet.num_row_groups):
+    parquet = ParquetReader(file)
+    for group in range(len(parquet.row_groups)):
         names = {member.rpartition(".")[0]: member for member in wanted}
         ids = parquet.read_row_group(group, ["task_id"])["task_id"].to_pylist()
         if names.keys() & set(ids):

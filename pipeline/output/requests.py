@@ -22,6 +22,7 @@ from pipeline.output.finalized import Table, forget_finalized
 from pipeline.output.layout import REQUESTS_KEY, REQUESTS_PREFIX, requests_key
 from pipeline.output.outcomes import UNREADABLE
 from pipeline.output.schema import METADATA_SCHEMA
+from pipeline.parquet import ParquetReader
 from pipeline.planning.requests import REQUEST_COLUMNS
 from pipeline.storage.base import ObjectStore
 
@@ -154,7 +155,7 @@ def _outdated(there: dict[str, datetime], ours: set[str]) -> list[str]:
 
 def _outcomes(store: ObjectStore, key: str) -> pa.Table:
     with store.open(key) as file:
-        return pq.ParquetFile(file).read(list(_OUTCOME_COLUMNS))
+        return ParquetReader(file).read(_OUTCOME_COLUMNS)
 
 
 def _read(store: ObjectStore, key: str) -> pa.Table:
@@ -165,7 +166,7 @@ def _read(store: ObjectStore, key: str) -> pa.Table:
             "again; `darkroom verify --drop-damaged` goes on without them"
         )
     try:
-        return pq.read_table(io.BytesIO(body), partitioning=None).cast(_SCHEMA)
+        return ParquetReader(body).read().cast(_SCHEMA)
     except UNREADABLE as error:
         raise JobBrokenError(f"requests cannot be read: {store.uri}/{key}: {error}") from None
 

@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +20,15 @@ from pipeline.errors import JobBrokenError
 from pipeline.identity import ID_BYTES, IdSet, ids_from_bytes, ids_to_bytes
 from pipeline.output.layout import INDEX_PREFIX, part_of_key
 from pipeline.output.outcomes import UNREADABLE, Outcomes, in_blocks, ok_of
+from pipeline.parquet import ParquetReader
 from pipeline.storage.base import ObjectStore
 
 _COVERED = b"darkroom.parts"
 _SCHEMA = pa.schema([("task_id", pa.binary(ID_BYTES)), ("status", pa.string())])
 _GROUP_IDS = 2**20
 _BATCH_IDS = 2**17
-_FRUGAL: dict[str, Any] = {"buffer_size": 8 * 2**20, "pre_buffer": False}
-"""Reads 8 MiB at a time, where the default would fetch all columns at once."""
+_BUFFER_BYTES = 8 * 2**20
+"""Bytes of a column that are held at a time; by default Arrow would hold whole columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +64,8 @@ def read_segment(store: ObjectStore, key: str) -> Segment:
     """Raises ``JobBrokenError`` if it cannot be read, or does not say what its name promises."""
     with store.open(key) as file:
         try:
-            parquet, digest = pq.ParquetFile(file, **_FRUGAL), _Digest()
-            names = json.loads(parquet.schema_arrow.metadata[_COVERED])
+            parquet, digest = ParquetReader(file, buffer_size=_BUFFER_BYTES), _Digest()
+            names = json.loads(parquet.schema.metadata[_COVERED])
             blocks = tuple(in_blocks(_outcomes(parquet, digest)))
             if not part_of_key(key).startswith(f"{digest.of(names)}-"):
                 raise ValueError("it does not say what its name promises")
@@ -74,8 +74,8 @@ def read_segment(store: ObjectStore, key: str) -> Segment:
     return Segment(parts=frozenset(names), blocks=blocks)
 
 
-def _outcomes(parquet: pq.ParquetFile, digest: "_Digest") -> Iterator[Outcomes]:
-    for batch in parquet.iter_batches(_BATCH_IDS, columns=_SCHEMA.names):
+def _outcomes(parquet: ParquetReader, digest: "_Digest") -> Iterator[Outcomes]:
+    for batch in parquet.batches(_BATCH_IDS, _SCHEMA.names):
         column, ok = batch["task_id"], ok_of(batch)
         start, stop = column.offset * ID_BYTES, (column.offset + len(column)) * ID_BYTES
         packed = column.buffers()[1][start:stop]

@@ -17,6 +17,7 @@ from pipeline.output.layout import IMAGES_PREFIX, METADATA_KEY
 from pipeline.output.local_disk import SORTING, local_disk, temporary_file
 from pipeline.output.orphans import key_ids
 from pipeline.output.sorting import BATCH_ROWS
+from pipeline.parquet import ParquetReader
 from pipeline.storage.base import ObjectInfo, ObjectStore
 
 TABLE_ROWS = 5_000_000
@@ -106,13 +107,13 @@ def fetch(store: ObjectStore, key: str, wanted: Table, file: BufferedRandom) -> 
 def batches(file: BufferedRandom) -> Iterator[pa.Table]:
     """The rows of a table, few at a time."""
     file.seek(0)
-    for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS):
+    for batch in ParquetReader(file).batches(BATCH_ROWS):
         yield pa.Table.from_batches([batch])
 
 
 def schema_of(store: ObjectStore, key: str) -> pa.Schema:
     with store.open(key) as file:
-        return pq.read_schema(file).remove_metadata()
+        return ParquetReader(file).schema.remove_metadata()
 
 
 def few(values: Iterable[Any]) -> list[Any]:

@@ -12,7 +12,6 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.errors import ObjectReplacedError
@@ -27,6 +26,7 @@ from pipeline.output.parallel import in_parallel
 from pipeline.output.requests import request_keys
 from pipeline.output.segments import Segment, segment_keys
 from pipeline.output.tables import is_table_key, table_keys, tables_there
+from pipeline.parquet import ParquetReader
 from pipeline.storage.base import ObjectInfo, ObjectStore
 
 LISTED = 1_000
@@ -271,7 +271,7 @@ def _ids_in_table(store: ObjectStore, key: str) -> list[Ids] | Fault:
     for _ in range(_TRIES):
         with suppress(ObjectReplacedError), store.open(key) as file:
             try:
-                batches = pq.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=["task_id"])
+                batches = ParquetReader(file).batches(_BATCH_ROWS, ["task_id"])
                 return [ids_of_hex(pa.Table.from_batches([batch])["task_id"]) for batch in batches]
             except UNREADABLE as error:
                 return Fault(key=key, what="corrupt", detail=f"no table: {error}")

@@ -86,7 +86,8 @@ def cut(tables: Iterable[pa.Table], size_of: Callable[[PictureSize], ShardSize |
 
 
 def _by_key(table: pa.Table) -> Iterator[tuple[PictureSize, pa.Table]]:
-    sizes = pa.table({"width": table["width"], "height": table["height"]}).group_by(["width", "height"]).aggregate([])
+    sides = pa.table({"width": table["width"], "height": table["height"]})
+    sizes = sides.group_by(["width", "height"], use_threads=False).aggregate([])
     for width, height in zip(sizes["width"].to_pylist(), sizes["height"].to_pylist(), strict=True):
         here = pc.and_(pc.equal(table["width"], width), pc.equal(table["height"], height))
         yield (width, height), table.filter(here) if sizes.num_rows > 1 else table
