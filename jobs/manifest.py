@@ -20,7 +20,11 @@ app = typer.Typer(help="Make and check prompt manifests.", no_args_is_help=True)
 
 Column = Annotated[
     list[str] | None,
-    typer.Option("--column", metavar="THEIRS=OURS", help="What one of their columns is: caption=prompt"),
+    typer.Option(
+        "--column",
+        metavar="THEIRS=OURS",
+        help="Read a column as a setting (caption=prompt), rename it (status=source_status) or leave it out (status=).",
+    ),
 ]
 
 
@@ -37,6 +41,7 @@ def build(
     """
     paths = _local(source, "SOURCE"), _local(out, "OUT")
     made = build_manifest(*paths, columns=_mapping(column), reserved=RESERVED - {"prompt_id"})
+    options.print_warnings(made.warnings)
     if as_json:
         typer.echo(json.dumps({"manifest": out, **asdict(made)}))
         return
@@ -84,9 +89,14 @@ def _local(path: str, where: str) -> Path:
     return Path(path)
 
 
-def _mapping(columns: list[str] | None) -> dict[str, str]:
+def _mapping(columns: list[str] | None) -> dict[str, str | None]:
     pairs = [text.partition("=") for text in columns or ()]
-    for theirs, _, ours in pairs:
-        if not theirs or not ours:
-            raise InputError("this names no column", where="--column", value=theirs or ours, allowed="theirs=ours")
-    return {theirs: ours for theirs, _, ours in pairs}
+    for theirs, equals, ours in pairs:
+        if not theirs or not equals:
+            raise InputError(
+                "this option names no column",
+                where="--column",
+                value=theirs or f"={ours}",
+                allowed="theirs=ours, or theirs= to leave the column out",
+            )
+    return {theirs: ours or None for theirs, _, ours in pairs}

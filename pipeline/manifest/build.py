@@ -13,7 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ManifestError, OutputError
-from pipeline.manifest.columns import check_mapped_exist, check_reserved, checked_mapping, match_columns, ours_of
+from pipeline.manifest.columns import (
+    COLUMNS,
+    ColumnMapping,
+    Matched,
+    check_mapped_exist,
+    check_reserved,
+    checked_mapping,
+    match_columns,
+    meaning_of,
+    near_name_warnings,
+)
 from pipeline.manifest.parse import CELLS, Cell
 from pipeline.manifest.sources import FORMATS, Format, Row
 
@@ -30,10 +40,12 @@ class BuildReport:
     rows: int
     blank_lines: int
     columns: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    """Sentences about what may not mean what it seems."""
 
 
 def build_manifest(
-    source: Path, out: Path, *, columns: Mapping[str, str] | None = None, reserved: frozenset[str] = frozenset()
+    source: Path, out: Path, *, columns: ColumnMapping | None = None, reserved: frozenset[str] = frozenset()
 ) -> BuildReport:
     """Write the Parquet manifest ``out``.
 
@@ -46,14 +58,19 @@ def build_manifest(
         raise OutputError("a manifest is Parquet", where="OUT", value=str(out), allowed="a name that ends in .parquet")
     types = _extra_types(source, kind, mapping)
     check_mapped_exist(mapping, types, str(source))
-    match_columns(list(types), mapping, str(source))
-    check_reserved([name for name in types if ours_of(name, mapping) is None], reserved, str(source))
-    built = _Columns(source, types, mapping)
+    matched = match_columns(list(types), mapping, str(source))
+    check_reserved(matched.extras, reserved, str(source))
+    built = _Columns(source, types, matched)
     try:
         rows, blank_lines = _write(kind.rows(source), built, out)
     except OSError as error:
         raise OutputError(f"the manifest cannot be written: {error.strerror}", where="OUT", value=str(out)) from None
-    return BuildReport(rows=rows, blank_lines=blank_lines, columns=tuple(built.schema.names))
+    return BuildReport(
+        rows=rows,
+        blank_lines=blank_lines,
+        columns=tuple(built.schema.names),
+        warnings=near_name_warnings([matched], mapping),
+    )
 
 
 def _format(source: Path) -> Format:
@@ -65,7 +82,7 @@ def _format(source: Path) -> Format:
     return found
 
 
-def _extra_types(source: Path, kind: Format, mapping: Mapping[str, str]) -> dict[str, pa.DataType]:
+def _extra_types(source: Path, kind: Format, mapping: ColumnMapping) -> dict[str, pa.DataType]:
     """Every column of the file, with the type of its values if it is not one of ours.
 
     JSON has types, but no place that declares them: the whole file is read once to know them.
@@ -78,7 +95,9 @@ def _extra_types(source: Path, kind: Format, mapping: Mapping[str, str]) -> dict
     for group in _groups(row for row in kind.rows(source) if row[1] is not None):
         for name in dict.fromkeys(name for _, row in group for name in row):
             before = types.get(name, pa.null())
-            types[name] = before if ours_of(name, mapping) else _wider(before, group, name, source)
+            types[name] = (
+                before if meaning_of(name, mapping) in (None, *COLUMNS) else _wider(before, group, name, source)
+            )
     return {name: _storable(kind, name, source) for name, kind in types.items()}
 
 
@@ -132,21 +151,23 @@ def _storable(kind: pa.DataType, name: str, source: Path) -> pa.DataType:
 class _Columns:
     """The manifest's columns: from rows of the file to tables under our names."""
 
-    def __init__(self, source: Path, types: Mapping[str, pa.DataType], mapping: Mapping[str, str]) -> None:
+    def __init__(self, source: Path, types: Mapping[str, pa.DataType], matched: Matched) -> None:
         self._source = source
-        self._ours = {name: ours_of(name, mapping) for name in types}
-        kinds = {name: CELLS[ours].kind if ours else types[name] for name, ours in self._ours.items()}
-        self.schema = pa.schema([(self._ours[name] or name, kind) for name, kind in kinds.items()])
+        names = {theirs: name for name, theirs in (*matched.settings.items(), *matched.extras.items())}
+        self._names = {theirs: names[theirs] for theirs in types if theirs in names}
+        self.schema = pa.schema(
+            [(name, CELLS[name].kind if name in CELLS else types[theirs]) for theirs, name in self._names.items()]
+        )
 
     def table(self, group: Numbered) -> pa.Table:
-        arrays = [self._array(group, name, field.type) for name, field in zip(self._ours, self.schema, strict=True)]
+        arrays = [self._array(group, name, field.type) for name, field in zip(self._names, self.schema, strict=True)]
         return pa.table(arrays, schema=self.schema)
 
     def _array(self, group: Numbered, name: str, kind: pa.DataType) -> pa.Array:
-        ours = self._ours[name]
-        if ours is None:
+        cell = CELLS.get(self._names[name])
+        if cell is None:
             return _converted(group, name, lambda values: pa.array(values, kind), self._source, kind)
-        return pa.array([self._parsed(CELLS[ours], row.get(name), line, name) for line, row in group], kind)
+        return pa.array([self._parsed(cell, row.get(name), line, name) for line, row in group], kind)
 
     def _parsed(self, cell: Cell, value: Any, line: int, name: str) -> Any:
         if value is None:

@@ -12,13 +12,15 @@ import pyarrow as pa
 from pipeline.errors import InputError, ManifestError, StoreError
 from pipeline.manifest import arrow_types
 from pipeline.manifest.columns import (
+    ColumnMapping,
+    Matched,
     check_mapped_exist,
     check_reserved,
     check_storable,
     check_types,
     checked_mapping,
     match_columns,
-    ours_of,
+    near_name_warnings,
 )
 from pipeline.manifest.rules import RowRules
 from pipeline.parquet import ParquetReader
@@ -39,6 +41,8 @@ class ManifestFile:
     """As in ``manifest_file``: the path below the manifest's root."""
     columns: Mapping[str, str]
     """Ours → theirs."""
+    extras: Mapping[str, str]
+    """The name in the metadata → theirs."""
     row_groups: tuple[int, ...]
     """Rows of each row group."""
     first_row: int
@@ -92,7 +96,7 @@ def runs(row_groups: Sequence[int], max_rows: int) -> Iterator[range]:
         yield range(start, len(row_groups))
 
 
-def open_manifest(uri: str, *, columns: Mapping[str, str], rules: RowRules, s3: S3Settings) -> Manifest:
+def open_manifest(uri: str, *, columns: ColumnMapping, rules: RowRules, s3: S3Settings) -> Manifest:
     """A Parquet file, a directory of them, or a glob with ``*``, ``?``, ``[]`` and ``**``; local or s3://.
 
     What is there under exactly this name comes before a glob.
@@ -108,19 +112,36 @@ def open_manifest(uri: str, *, columns: Mapping[str, str], rules: RowRules, s3: 
         raise ManifestError(f"the manifest cannot be read: {error}", where="manifest", value=uri) from None
     check_mapped_exist(mapping, (name for schema, _ in footers.values() for name in schema.names), uri)
     files: list[ManifestFile] = []
+    all_matched: list[Matched] = []
     extras: dict[str, tuple[pa.DataType, str]] = {}
     first_row = 0
     for key, (schema, groups) in footers.items():
         matched = match_columns(schema.names, mapping, key)
-        check_types(matched, schema, key)
-        _merge_extras(extras, schema, mapping, key)
-        check_reserved(extras, rules.reserved, key)
-        files.append(ManifestFile(key=key, name=key, columns=matched, row_groups=groups, first_row=first_row))
+        check_types(matched.settings, schema, key)
+        check_reserved(matched.extras, rules.reserved, key)
+        _merge_extras(extras, schema, matched, key)
+        all_matched.append(matched)
+        files.append(
+            ManifestFile(
+                key=key,
+                name=key,
+                columns=matched.settings,
+                extras=matched.extras,
+                row_groups=groups,
+                first_row=first_row,
+            )
+        )
         first_row += sum(groups)
     for name, (kind, key) in extras.items():
         check_storable(name, kind, key)
     extra_schema = pa.schema([(name, kind) for name, (kind, _) in extras.items()])
-    return Manifest(store=store, files=tuple(files), rules=rules, extra_schema=extra_schema)
+    return Manifest(
+        store=store,
+        files=tuple(files),
+        rules=rules,
+        extra_schema=extra_schema,
+        warnings=near_name_warnings(all_matched, mapping),
+    )
 
 
 def find_files(uri: str, s3: S3Settings) -> tuple[ObjectStore, list[str]]:
@@ -196,20 +217,16 @@ def _footer(store: ObjectStore, key: str) -> tuple[pa.Schema, tuple[int, ...]]:
         ) from None
 
 
-def _merge_extras(
-    extras: dict[str, tuple[pa.DataType, str]], schema: pa.Schema, mapping: Mapping[str, str], key: str
-) -> None:
-    for field in schema:
-        if ours_of(field.name, mapping) is not None:
-            continue
-        kind = arrow_types.plain(field.type)
-        before, where = extras.get(field.name, (kind, key))
+def _merge_extras(extras: dict[str, tuple[pa.DataType, str]], schema: pa.Schema, matched: Matched, key: str) -> None:
+    for name, theirs in matched.extras.items():
+        kind = arrow_types.plain(schema.field(theirs).type)
+        before, where = extras.get(name, (kind, key))
         merged = arrow_types.merged(before, kind)
         if merged is None:
             raise ManifestError(
-                f"the column {field.name} has another type than in {where}",
+                f"the column {name} has another type than in {where}",
                 where=key,
                 value=str(kind),
                 allowed=str(before),
             )
-        extras[field.name] = merged, where
+        extras[name] = merged, where

@@ -48,7 +48,7 @@ def _read_split(manifest: Manifest, split: Split) -> Iterator[Batch]:
 def _record_batches(manifest: Manifest, file: ManifestFile, split: Split) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Batches as they are in the file, each with its first row."""
     row = sum(file.row_groups[: split.start])
-    wanted = {*file.columns.values(), *manifest.extra_schema.names}
+    wanted = {*file.columns.values(), *file.extras.values()}
     try:
         with manifest.store.open(file.key) as opened:
             parquet = ParquetReader(opened, verify_checksums=True)
@@ -81,7 +81,7 @@ def _checked(read: pa.RecordBatch, first: int, file: ManifestFile, manifest: Man
     columns["manifest_file"] = pa.repeat(pa.scalar(file.name, pa.string()), read.num_rows)
     columns["manifest_row"] = numbers
     arrays = [columns[name] for name in BATCH_SCHEMA.names] + [
-        _extra(read, field, verdicts) for field in manifest.extra_schema
+        _extra(read, field, file.extras.get(field.name), verdicts) for field in manifest.extra_schema
     ]
     table = pa.table(arrays, schema=pa.schema([*BATCH_SCHEMA, *manifest.extra_schema]))
     rejected = tuple(verdicts.rejected(file.name, first))
@@ -121,7 +121,7 @@ def _typed(read: pa.RecordBatch, theirs: Mapping[str, str], rules: RowRules, ver
     return typed
 
 
-def _extra(read: pa.RecordBatch, field: pa.Field, verdicts: Verdicts) -> pa.Array:
-    if field.name not in read.schema.names:
+def _extra(read: pa.RecordBatch, field: pa.Field, theirs: str | None, verdicts: Verdicts) -> pa.Array:
+    if theirs is None:
         return pa.nulls(read.num_rows, field.type)
-    return cells.untouched(read[field.name], field.name, verdicts, field.type)
+    return cells.untouched(read[theirs], theirs, verdicts, field.type)

@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.manifest.columns import ColumnMapping
 from pipeline.manifest.open import Manifest, open_manifest
 from pipeline.manifest.read import read_rows
 from pipeline.manifest.rules import RowRules
@@ -21,7 +22,7 @@ def write(path: Path, table: pa.Table | dict[str, Any], **options: Any) -> Path:
     return path
 
 
-def opened(path: Path | str, columns: dict[str, str] | None = None) -> Manifest:
+def opened(path: Path | str, columns: ColumnMapping | None = None) -> Manifest:
     return open_manifest(str(path), columns=columns or {}, rules=RULES, s3=S3Settings())
 
 

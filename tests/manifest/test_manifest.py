@@ -85,7 +85,7 @@ def test_broken_utf8_is_one_rejected_row(tmp_path: Path) -> None:
         ({"prompt": ["a"], "width": [64]}, {}, "without a height column"),
         ({"prompt": ["a"], "seed": [1], "seeds": [[1]]}, {}, "both a seed and a seeds column"),
         ({"prompt": ["a"]}, {"caption": "prompt"}, "does not exist"),
-        ({"caption": ["a"]}, {"caption": "promt"}, "a name that is not ours"),
+        ({"caption": ["a"]}, {"caption": "promt"}, "invalid name for the column caption"),
     ],
 )
 def test_schema_errors(tmp_path: Path, table: dict[str, Any], columns: dict[str, str], says: str) -> None:
