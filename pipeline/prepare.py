@@ -19,6 +19,7 @@ from pipeline.manifest.open import Manifest, Split, open_manifest
 from pipeline.manifest.read import Batch, read_rows
 from pipeline.manifest.rules import RowRules
 from pipeline.manifest.verdicts import RejectedRow
+from pipeline.model.check import check_files
 from pipeline.model.facts import ModelFacts, read_facts
 from pipeline.model.files import has_checker
 from pipeline.model.resolve import LoraSource, ModelSource
@@ -93,6 +94,8 @@ def prepare(job: Job, *, skip_bad_rows: bool = False, cache_folder: Path | None 
     )
     folder = source.folder(weights=False)
     model = read_facts(folder, single=bool(job.model.call))
+    if source.here:  # else the weights are fetched, and looked at, when the launch begins
+        check_files(folder, checked=source.checked)
     if job.render.safety_checker == "drop" and not has_checker(folder):
         raise JobFileError(
             "this model has no safety checker that could flag an image",

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ModelError
-from pipeline.model.facts import check_weights, read_facts, weights_dtype
+from pipeline.model.check import check_weights
+from pipeline.model.facts import read_facts, weights_dtype
 from pipeline.model.resolve import BUILT_IN
 
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 UNET_INDEX = f"{UNET_WEIGHTS}.index.json"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 9\n"
 
 
 @pytest.fixture
@@ -70,7 +72,9 @@ def test_files_that_are_no_json_object(folder: Path, body: str) -> None:
 
 
 def test_good_weights(folder: Path) -> None:
+    again_as("fp16")(folder)
     check_weights(folder)
+    (folder / UNET_WEIGHTS.replace(".", ".fp16.")).rename(folder / UNET_WEIGHTS)
     (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"not loaded")
     change(folder / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
     (folder / "safety_checker").mkdir()
@@ -103,15 +107,61 @@ def configured(**keys: Any) -> Callable[[Path], object]:
     return lambda folder: change(folder / "text_encoder" / "config.json", **keys)
 
 
-def renamed(suffix: str) -> Callable[[Path], object]:
-    return lambda folder: (folder / UNET_WEIGHTS).rename((folder / UNET_WEIGHTS).with_suffix(suffix))
+def renamed(suffix: str, body: bytes | None = None) -> Callable[[Path], object]:
+    def rename(folder: Path) -> None:
+        path = (folder / UNET_WEIGHTS).rename((folder / UNET_WEIGHTS).with_suffix(suffix))
+        if body is not None:
+            path.write_bytes(body)
+
+    return rename
+
+
+def again_as(*variants: str) -> Callable[[Path], object]:
+    """The weights of the denoiser under the names of variants alone."""
+
+    def copy(folder: Path) -> None:
+        for variant in variants:
+            shutil.copy(folder / UNET_WEIGHTS, (folder / UNET_WEIGHTS).with_suffix(f".{variant}.safetensors"))
+        (folder / UNET_WEIGHTS).unlink()
+
+    return copy
+
+
+def split_variant(folder: Path) -> None:
+    names = [f"diffusion_pytorch_model.fp16-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    (folder / UNET_WEIGHTS).rename(folder / "unet" / names[0])
+    index = folder / UNET_INDEX.replace("index", "index.fp16")
+    index.write_text(json.dumps({"weight_map": dict(zip("ab", names, strict=True))}))
+
+
+def cut(path: Path, size: int) -> None:
+    """Keep the beginning of a file, as an interrupted download does."""
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def with_an_adapter_inside(folder: Path) -> None:
+    tensor = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({"mid_block.to_q.lora_A.default.weight": tensor}).encode()
+    (folder / UNET_WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+def tokenizer_of(name: str, body: bytes) -> Callable[[Path], object]:
+    def write(folder: Path) -> None:
+        (folder / "tokenizer" / "tokenizer.json").unlink()
+        (folder / "tokenizer" / name).write_bytes(body)
+
+    return write
 
 
 @pytest.mark.parametrize(
     ("spoil", "says", "where"),
     [
         (lambda folder: (folder / UNET_WEIGHTS).unlink(), "no weights", "unet"),
-        (renamed(".fp16.safetensors"), "no weights", "unet"),
+        (lambda folder: again_as("fp16", "bf16")(folder), "several variants and no plain files", "unet"),
+        (again_as("fp16-00001-of-00002"), "the index of split weights is missing", "unet"),
+        (split_variant, "weights are missing: 1 of 2 files", UNET_INDEX.replace("index", "index.fp16")),
+        (renamed(".msgpack"), "Flax weights cannot be loaded", "unet"),
+        (renamed(".onnx"), "ONNX weights cannot be loaded", "unet"),
         (renamed(".bin"), "pickled weights are refused, loading them runs code", "unet"),
         (renamed(".ckpt"), "pickled weights are refused, loading them runs code", "unet"),
         (
@@ -136,7 +186,34 @@ def renamed(suffix: str) -> Callable[[Path], object]:
         (configured(vision={"_attn_implementation": {"": "org/kernel"}}), "names code of the Hub", "text_encoder"),
         (lambda folder: change(folder / "model_index.json", vae=["mine", "Vae"]), "not a module Darkroom loads", ""),
         (lambda folder: change(folder / "model_index.json", other=["os", "system"]), "not a module Darkroom loads", ""),
-        (lambda folder: shutil.rmtree(folder / "tokenizer"), "no vocabulary", "tokenizer"),
+        (renamed(".safetensors", POINTER), "git-lfs pointer", UNET_WEIGHTS),
+        (lambda folder: (folder / "vae" / "config.json").write_bytes(POINTER), "git-lfs pointer", "vae/config.json"),
+        (
+            lambda folder: (folder / "tokenizer" / "tokenizer.json").write_bytes(POINTER),
+            "git-lfs pointer",
+            "tokenizer/tokenizer.json",
+        ),
+        (lambda folder: cut(folder / UNET_WEIGHTS, 2000), "incomplete, as after an interrupted", UNET_WEIGHTS),
+        (lambda folder: cut(folder / UNET_WEIGHTS, 20), "incomplete, as after an interrupted", UNET_WEIGHTS),
+        (lambda folder: cut(folder / "tokenizer" / "tokenizer.json", 2000), "cannot be read", "tokenizer"),
+        (with_an_adapter_inside, "saved with an adapter inside", UNET_WEIGHTS),
+        (lambda folder: shutil.rmtree(folder / "text_encoder"), "a folder of the model is missing", "text_encoder"),
+        (lambda folder: (folder / "text_encoder/config.json").unlink(), "a file of the model is missing", "text_en"),
+        (lambda folder: (folder / "scheduler" / "scheduler_config.json").unlink(), "is missing", "scheduler"),
+        (
+            lambda folder: change(folder / "model_index.json", vae=["diffusers", "AutoencoderOfTomorrow"]),
+            "the installed diffusers has no class of this name",
+            "model_index.json: vae",
+        ),
+        (
+            lambda folder: change(folder / "model_index.json", text_encoder=["transformers", "NoSuchModel"]),
+            "the installed transformers has no class of this name",
+            "model_index.json: text_encoder",
+        ),
+        (lambda folder: shutil.rmtree(folder / "tokenizer"), "a folder of the model is missing", "tokenizer"),
+        (tokenizer_of("vocab.json", b"{}"), "no merges.txt", "tokenizer"),
+        (tokenizer_of("spiece.model", b"nonsense"), "not a sentencepiece model", "tokenizer/spiece.model"),
+        (tokenizer_of("spiece.model", POINTER), "git-lfs pointer", "tokenizer/spiece.model"),
         (lambda folder: (folder / "tokenizer" / "tokenizer.json").unlink(), "no vocabulary", "tokenizer"),
     ],
 )
@@ -145,6 +222,24 @@ def test_bad_weights(folder: Path, spoil: Callable[[Path], object], says: str, w
     with pytest.raises(ModelError, match=says) as caught:
         check_weights(folder)
     assert str(folder / where) in str(caught.value.where)
+    assert caught.value.allowed
+
+
+@pytest.mark.parametrize("package", ["sentencepiece", "tiktoken"])
+def test_a_tokenizer_whose_package_is_missing(folder: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as Python marks what cannot be imported
+    tokenizer_of("tokenizer.model", b"IQ== 0\nIg== 1\n")(folder)
+    with pytest.raises(ModelError, match=f"needs the package {package}, which is not installed") as caught:
+        check_weights(folder)
+    assert caught.value.value == f"'{package}'"
+
+
+@pytest.mark.parametrize("name", ["vae", "unet", "tokenizer", "text_encoder", "scheduler"])
+@pytest.mark.parametrize("entry", [[None, None], None])
+def test_parts_that_no_model_can_do_without(folder: Path, name: str, entry: Any) -> None:
+    change(folder / "model_index.json", **{name: entry})
+    with pytest.raises(ModelError, match="the model has no") as caught:
+        read_facts(folder)
     assert caught.value.allowed
 
 
@@ -158,7 +253,7 @@ def test_looking_at_weights_needs_no_torch() -> None:
     code = f"""
 import sys
 from pathlib import Path
-from pipeline.model.facts import check_weights
+from pipeline.model.check import check_weights
 check_weights(Path({str(BUILT_IN["shapes"])!r}))
 print([name for name in ("torch", "diffusers", "transformers") if name in sys.modules])
 """

@@ -20,7 +20,7 @@ from pipeline.distributed.report import Report
 from pipeline.distributed.runner import ShardRunner
 from pipeline.errors import JobFileError, ManifestError, ModelError
 from pipeline.manifest.blocklist import blocklist_of
-from pipeline.model.facts import check_checker
+from pipeline.model.check import check_checker
 from pipeline.model.files import has_checker
 from pipeline.model.fingerprint import DigestCache, fingerprint
 from pipeline.model.resolve import patterns_of_files

@@ -8,7 +8,8 @@ import pipeline
 from pipeline.distributed.report import Tell
 from pipeline.distributed.spec import Device, Pool
 from pipeline.errors import RunMismatchError
-from pipeline.model.facts import check_checker, check_weights, resolved_dtype
+from pipeline.model.check import check_files
+from pipeline.model.facts import resolved_dtype
 from pipeline.model.fingerprint import DigestCache, fingerprint
 from pipeline.model.resolve import ModelSource
 from pipeline.output.run import (
@@ -43,9 +44,7 @@ def find_model(prepared: Prepared, known: Run | None, cache_folder: Path, tell: 
         tell(f"fetching {source.model_id}, unless it is here")
     source = source.pinned()
     folder = source.folder()
-    check_weights(folder)
-    if source.checked:
-        check_checker(folder)
+    check_files(folder, checked=source.checked)
     tell(f"checking the files of {source.model_id}")
     digest = fingerprint(folder, DigestCache(cache_folder / "digests"), source.lora_files())
     return ModelFiles(source=source, folder=folder, fingerprint=digest)

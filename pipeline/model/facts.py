@@ -1,7 +1,5 @@
 """Facts of a model from its JSON files and safetensors headers; no weights are read, no torch is loaded."""
 
-import json
-import struct
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
+from pipeline.model.check import check_parts
 from pipeline.model.family import FAMILIES, Family, family_of
-from pipeline.model.files import CHECKER, UNUSED_COMPONENTS, has_checker, is_component, read_json, require_vocabulary
-from pipeline.model.trust import check_class, check_part, is_weights
+from pipeline.model.files import denoiser_of, read_json
+from pipeline.model.trust import check_part
+from pipeline.model.weights import tensors_of
 from pipeline.schedulers import name_of_class
 from pipeline.sweep import MAX_SIDE_PX
 
 DTYPES = ("float32", "float16", "bfloat16")
 _HEADER_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_MAX_HEADER_BYTES = 100_000_000
 _DEFAULT_LEVELS = 4
 _MAX_LEVELS = 16
 
@@ -44,18 +43,17 @@ def read_facts(folder: Path, *, single: bool = False) -> ModelFacts:
 
     Raises ``ModelError`` when files are missing or broken, or when the class is not supported.
     """
-    index = read_json(folder / "model_index.json")
+    where = folder / "model_index.json"
+    index = read_json(where)
     class_name = str(index.get("_class_name"))
-    denoiser = _denoiser(index)
-    config = read_json(folder / denoiser / "config.json") if denoiser else {}
+    if class_name not in FAMILIES:
+        raise ModelError("this model is not supported", where=str(where), value=class_name, allowed=", ".join(FAMILIES))
+    check_parts(index, FAMILIES[class_name], str(where))
+    denoiser = denoiser_of(index)
+    assert denoiser is not None
+    config = read_json(folder / denoiser / "config.json")
     family = family_of(class_name, config, single=single)
-    if family is None or denoiser is None:
-        raise ModelError(
-            "this model is not supported",
-            where=str(folder / "model_index.json"),
-            value=class_name,
-            allowed=", ".join(FAMILIES),
-        )
+    assert family is not None
     factor = 2 ** (_levels(folder / "vae" / "config.json") - 1)
     scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
     return ModelFacts(
@@ -67,10 +65,6 @@ def read_facts(folder: Path, *, single: bool = False) -> ModelFacts:
         scheduler=name_of_class(str(scheduler_config.get("_class_name")), scheduler_config),
         scheduler_config={key: value for key, value in scheduler_config.items() if not key.startswith("_")},
     )
-
-
-def _denoiser(index: Mapping[str, Any]) -> str | None:
-    return next((name for name in ("unet", "transformer") if is_component(index.get(name))), None)
 
 
 def _levels(path: Path) -> int:
@@ -111,9 +105,9 @@ def _is_count(value: Any) -> bool:
 
 def weights_dtype(model_folder: Path) -> str:
     """The dtype most of the denoiser's tensors are stored in."""
-    folder = model_folder / (_denoiser(read_json(model_folder / "model_index.json")) or "unet")
-    first = _weights(folder)[0]
-    counts = Counter(str(tensor["dtype"]) for tensor in _header(first).values() if "dtype" in tensor)
+    folder = model_folder / (denoiser_of(read_json(model_folder / "model_index.json")) or "unet")
+    first = folder / check_part(folder).files[0]
+    counts = Counter(str(tensor["dtype"]) for tensor in tensors_of(first).values() if "dtype" in tensor)
     name = counts.most_common(1)[0][0] if counts else "F32"
     if name not in _HEADER_DTYPES:
         raise ModelError(
@@ -130,54 +124,3 @@ def resolved_dtype(wanted: str, model_folder: Path, *, gpus: bool) -> str:
         return "float32"
     stored = weights_dtype(model_folder)
     return stored if stored != "float32" else "bfloat16"
-
-
-def check_weights(model_folder: Path) -> None:
-    """Look at the class and the weights of every component and the vocabulary of every tokenizer, without torch.
-
-    Raises ``ModelError`` for what is missing, refused (``trust.py``) or no safetensors file, long before loading would.
-    """
-    index = read_json(model_folder / "model_index.json")
-    for name in sorted(name for name, entry in index.items() if is_component(entry) and name not in UNUSED_COMPONENTS):
-        check_class(name, index[name], model_folder / "model_index.json")
-        folder = model_folder / name
-        if name.startswith("tokenizer"):
-            require_vocabulary(folder)
-        elif name != "scheduler" and (folder / "config.json").is_file():
-            for path in _weights(folder):
-                _header(path)
-
-
-def check_checker(model_folder: Path) -> None:
-    """Look at the safety checker's weights as ``check_weights`` does at the others'; some models have none."""
-    if not has_checker(model_folder):
-        return
-    try:
-        for path in _weights(model_folder / CHECKER):
-            _header(path)
-    except ModelError as error:
-        error.allowed = f"{error.allowed}; or render.safety_checker: off"
-        raise
-
-
-def _weights(folder: Path) -> list[Path]:
-    """The safetensors files of a component that are loaded, at least one."""
-    check_part(folder)
-    return [path for path in sorted(folder.glob("*.safetensors")) if is_weights(path.name)]
-
-
-def _header(path: Path) -> dict[str, dict[str, Any]]:
-    """A safetensors header: 8 bytes of length, little endian, then JSON; a mapping for each tensor."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > _MAX_HEADER_BYTES:
-                raise ValueError(f"header of {length} bytes")
-            header = json.loads(file.read(length))
-        if not isinstance(header, dict) or not all(isinstance(tensor, dict) for tensor in header.values()):
-            raise ValueError("its header names no tensors")
-        return header
-    except (OSError, ValueError, RecursionError, struct.error) as error:
-        raise ModelError(
-            f"this is not a safetensors file: {error}", where=str(path), allowed="a safetensors file"
-        ) from None

@@ -48,6 +48,10 @@ class Family:
     """What its call, or our adapter, takes in place of a step count."""
     negative_prompts: bool = True
     """Whether the call of a ``single`` one takes them."""
+    text_parts: tuple[str, ...] = ("text_encoder", "tokenizer")
+    """Text encoders and tokenizers without which no prompt can be drawn; models may leave others out."""
+    loras: bool = True
+    """Whether the stock pipeline can load LoRAs."""
     own_schedulers: tuple[str, ...] | None = None
     """Where only some can work; None: all of its kind."""
 
@@ -87,8 +91,12 @@ class Family:
 _STABLE_DIFFUSION = Family(
     name="stable_diffusion", guidance=Guidance.CLASSIFIER_FREE, guidance_scale=7.5, num_inference_steps=50
 )
-_STABLE_DIFFUSION_XL = replace(_STABLE_DIFFUSION, name="stable_diffusion_xl", guidance_scale=5.0, sample_size=128)
-_PIXART = replace(_STABLE_DIFFUSION, name="pixart", guidance_scale=4.5, num_inference_steps=20, patch=2)
+_TWO_ENCODERS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+_SECOND_ENCODER = ("text_encoder_2", "tokenizer_2")
+_STABLE_DIFFUSION_XL = replace(
+    _STABLE_DIFFUSION, name="stable_diffusion_xl", guidance_scale=5.0, sample_size=128, text_parts=_SECOND_ENCODER
+)
+_PIXART = replace(_STABLE_DIFFUSION, name="pixart", guidance_scale=4.5, num_inference_steps=20, patch=2, loras=False)
 
 
 def _single(
@@ -125,6 +133,7 @@ FAMILIES: Mapping[str, Family] = {
         patch=2,
         flow=True,
         sample_size=128,
+        text_parts=_TWO_ENCODERS,
     ),
     "FluxPipeline": Family(
         name="flux",
@@ -135,16 +144,17 @@ FAMILIES: Mapping[str, Family] = {
         flow=True,
         given_sigmas=True,
         sample_size=128,
+        text_parts=_TWO_ENCODERS,
     ),
     "PixArtAlphaPipeline": _PIXART,
     "PixArtSigmaPipeline": _PIXART,
     "AuraFlowPipeline": _single(3.5, 50, flow=True, positions="area"),
     "ChromaPipeline": _single(5.0, 35, flow=True),
-    "CogView3PlusPipeline": _single(5.0, 50, flow=False, lists=("timesteps",)),
+    "CogView3PlusPipeline": _single(5.0, 50, flow=False, lists=("timesteps",), loras=False),
     "CogView4Pipeline": _single(5.0, 50, flow=True),
     "Flux2KleinPipeline": _single(4.0, 50, flow=True, negative_prompts=False),
     "Flux2Pipeline": _single(4.0, 50, flow=True, negative_prompts=False),
-    "HunyuanDiTPipeline": _single(5.0, 50, flow=False, lists=()),
+    "HunyuanDiTPipeline": _single(5.0, 50, flow=False, lists=(), loras=False, text_parts=_TWO_ENCODERS),
     "LatentConsistencyModelPipeline": _single(
         8.5,
         4,
@@ -156,11 +166,11 @@ FAMILIES: Mapping[str, Family] = {
         own_schedulers=("lcm",),
     ),
     "Lumina2Pipeline": _single(4.0, 30, flow=True),
-    "LuminaPipeline": _single(4.0, 30, flow=True),
-    "OvisImagePipeline": _single(5.0, 50, flow=True),
+    "LuminaPipeline": _single(4.0, 30, flow=True, loras=False),
+    "OvisImagePipeline": _single(5.0, 50, flow=True, loras=False),
     "SanaPipeline": _single(4.5, 20, flow=False, sample_size=32, patch=1),
     "StableDiffusionPAGPipeline": _single(7.5, 50, flow=False, sample_size=64, patch=1),
-    "StableDiffusionXLPAGPipeline": _single(5.0, 50, flow=False, patch=1),
+    "StableDiffusionXLPAGPipeline": _single(5.0, 50, flow=False, patch=1, text_parts=_SECOND_ENCODER),
     "ZImagePipeline": _single(5.0, 50, flow=True),
 }
 """By the class that a model's ``model_index.json`` names."""

@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
+from pipeline.model.weights import check_no_pointer
 
 UNUSED_COMPONENTS = ("safety_checker", "feature_extractor", "image_encoder")
 """What stock pipelines load beside what makes the picture: neither loaded here nor part of the fingerprint."""
+DENOISERS = ("unet", "transformer")
 CHECKER, EXTRACTOR = "safety_checker", "feature_extractor"
 """What looks at finished pictures, and what prepares them for it."""
 _CHECKER_CLASS = ["stable_diffusion", "StableDiffusionSafetyChecker"]
 """As ``model_index.json`` names it: the module of diffusers it is in, then the class."""
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a model's folder; ``ModelError`` names the file."""
     try:
+        check_no_pointer(path)
         read = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ModelError(
@@ -40,6 +42,11 @@ def is_component(entry: Any) -> bool:
     return isinstance(entry, list) and len(entry) == 2 and entry[0] is not None
 
 
+def denoiser_of(index: Mapping[str, Any]) -> str | None:
+    """Return the name of the network that is called at every step, or None where ``model_index.json`` names none."""
+    return next((name for name in DENOISERS if is_component(index.get(name))), None)
+
+
 def names_checker(index: Mapping[str, Any]) -> bool:
     """Whether a ``model_index.json`` names a safety checker of the kind that is known, with all that it needs."""
     return index.get(CHECKER) == _CHECKER_CLASS and is_component(index.get(EXTRACTOR))
@@ -48,9 +55,3 @@ def names_checker(index: Mapping[str, Any]) -> bool:
 def has_checker(folder: Path) -> bool:
     """Whether the model has a safety checker; some name one and come without."""
     return names_checker(read_json(folder / "model_index.json")) and (folder / CHECKER).is_dir()
-
-
-def require_vocabulary(tokenizer: Path) -> None:
-    """``ModelError`` for a tokenizer without words, which transformers makes of an empty folder and says nothing."""
-    if not any((tokenizer / name).is_file() for name in _VOCABULARIES):
-        raise ModelError("the tokenizer has no vocabulary", where=str(tokenizer), allowed=" or ".join(_VOCABULARIES))

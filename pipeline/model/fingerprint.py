@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.errors import ModelError
 from pipeline.model.files import UNUSED_COMPONENTS, is_component, read_json
-from pipeline.model.trust import is_weights
+from pipeline.model.weights import is_weights, variant_of, weights_among
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 _LOADED_SUFFIXES = {".json", ".safetensors", ".txt", ".model"}
@@ -69,9 +69,20 @@ def loaded_files(folder: Path) -> Iterator[Path]:
     for component in sorted(name for name, entry in index.items() if is_component(entry)):
         if component in UNUSED_COMPONENTS:
             continue
+        variant = _variant_of(folder / component)
         for path in sorted((folder / component).rglob("*")):
-            if path.suffix in _LOADED_SUFFIXES and (path.suffix != ".safetensors" or is_weights(path.name)):
+            if path.suffix in _LOADED_SUFFIXES and (path.suffix != ".safetensors" or _is_loaded(path, variant)):
                 yield path
+
+
+def _variant_of(component: Path) -> str | None:
+    """Return the variant whose weights are loaded, None where plain ones are, or where there are no weights."""
+    names = [path.name for path in component.glob("*.safetensors")]
+    return weights_among(names, str(component)).variant if names else None
+
+
+def _is_loaded(path: Path, variant: str | None) -> bool:
+    return is_weights(path.name) or (variant is not None and variant_of(path.name) == variant)
 
 
 def fingerprint(

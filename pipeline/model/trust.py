@@ -3,17 +3,20 @@ run code, or take weights from files that the model's fingerprint does not cover
 """
 
 import json
+import re
 from collections.abc import Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
 from pipeline.model.files import read_json
+from pipeline.model.weights import Weights, is_weights, variant_of, weights_in
 
 LIBRARIES = ("diffusers", "transformers")
 """Whose classes a model's components may be."""
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_SPLIT = ".safetensors.index.json"
+_INDEX = re.compile(r".+\.safetensors\.(?:index\.json|index\.([^.]+)\.json|([^.]+)\.index\.json)")
+"""Of split weights: ``model.safetensors.index.json``, of a variant ``model.safetensors.index.fp16.json``."""
+_PART = re.compile(r"-\d{5}-of-\d{5}[.]")
 _OWN_WEIGHTS = "transformers_weights"
 """A configuration's own name for the file of its weights."""
 _ADAPTER = "adapter_config.json"
@@ -31,16 +34,12 @@ def check_class(name: str, entry: list[Any], index: Path) -> None:
         )
 
 
-def check_part(folder: Path) -> None:
-    """``ModelError`` for a component with weights that cannot be trusted, or has none. No weights are read."""
-    if not any(is_weights(path.name) for path in folder.glob("*.safetensors")):
-        pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
-        raise ModelError(
-            "pickled weights are refused, loading them runs code" if pickled else "no weights",
-            where=str(folder),
-            value=pickled[0] if pickled else None,
-            allowed="*.safetensors",
-        )
+def check_part(folder: Path) -> Weights:
+    """Return the weights of a component; ``ModelError`` where they cannot be trusted, or are not there.
+
+    No weights are read.
+    """
+    weights = weights_in(folder)
     if (folder / _ADAPTER).exists():
         raise ModelError(
             "an adapter inside a model is refused, it would be loaded as well",
@@ -48,24 +47,30 @@ def check_part(folder: Path) -> None:
             value=_ADAPTER,
             allowed="the model alone, with its adapters in model.loras",
         )
-    for path in sorted(folder.glob(f"*{_SPLIT}")):
-        if path.name.count(".") == _SPLIT.count("."):  # one more is a variant's
-            _check_listed(path)
+    _check_split(folder, weights)
     if (folder / "config.json").is_file():
         for key, value in _entries(read_json(folder / "config.json")):
             _check_entry(key, value, folder / "config.json")
+    return weights
 
 
-def is_weights(file_name: str) -> bool:
-    """A name by which weights are loaded and fingerprinted: of this folder, safetensors, and no variant's.
+def _check_split(folder: Path, weights: Weights) -> None:
+    """Hold split weights against their index, which must be there where nothing but parts of weights are."""
+    found = [(path, _INDEX.fullmatch(path.name)) for path in sorted(folder.glob("*.json"))]
+    indexes = [path for path, match in found if match and (match[1] or match[2]) == weights.variant]
+    for path in indexes:
+        _check_listed(path, weights.variant)
+    if not indexes and all(_PART.search(name) for name in weights.files):
+        raise ModelError(
+            "the index of split weights is missing",
+            where=str(folder),
+            value=weights.files[0],
+            allowed="*.safetensors.index.json beside them",
+        )
 
-    ``model-00001-of-00002.safetensors`` is one, ``model.fp16.safetensors`` is a variant's.
-    """
-    return PurePath(file_name).name == file_name and file_name.endswith(".safetensors") and file_name.count(".") == 1
 
-
-def _check_listed(path: Path) -> None:
-    """The index of split weights: every file it names is there, and one that may be loaded."""
+def _check_listed(path: Path, variant: str | None) -> None:
+    """Check the index of split weights: every file it names is there, and one that may be loaded."""
     listed = read_json(path).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
         raise ModelError(
@@ -74,16 +79,22 @@ def _check_listed(path: Path) -> None:
             value=listed,
             allowed="a mapping of tensors to file names",
         )
-    for name in sorted(set(listed.values())):
-        if not is_weights(name):
+    names = sorted(set(listed.values()))
+    for name in names:
+        if not (is_weights(name) if variant is None else variant_of(name) == variant):
             raise ModelError(
                 "the index of split weights names a file that is refused",
                 where=f"{path}: weight_map",
                 value=name,
-                allowed="*.safetensors in the same folder, of no variant",
+                allowed=f"*.safetensors in the same folder, of {'no variant' if variant is None else variant}",
             )
-        if not (path.parent / name).is_file():
-            raise ModelError("weights are missing", where=str(path), value=name, allowed="every file the index names")
+    if missing := [name for name in names if not (path.parent / name).is_file()]:
+        raise ModelError(
+            f"weights are missing: {len(missing)} of {len(names)} files",
+            where=str(path),
+            value=", ".join(missing),
+            allowed="every file the index names",
+        )
 
 
 def _check_entry(key: str, value: Any, path: Path) -> None:

@@ -40,9 +40,9 @@ class StableDiffusion(Adapter):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StableDiffusionXL(StableDiffusion):
-    """Two text encoders, a pooled embedding and the picture's size as further inputs."""
+    """Two text encoders, of which the first may be left out, a pooled embedding and the picture's size as inputs."""
 
-    modules = ("text_encoder", "text_encoder_2", "unet", "vae")
+    modules = ("text_encoder_2", "unet", "vae")
 
     def __post_init__(self) -> None:
         """The autoencoder overflows in float16: it is kept in float32, to which stock casts it for each picture."""
@@ -61,7 +61,8 @@ class StableDiffusionXL(StableDiffusion):
         return {"encoder_hidden_states": embeddings, "text_embeds": pooled}
 
     def windows(self) -> Mapping[str, int]:
-        return {name: getattr(self.stock, name).model_max_length for name in ("tokenizer", "tokenizer_2")}
+        found = {name: getattr(self.stock, name) for name in ("tokenizer", "tokenizer_2")}
+        return {name: tokenizer.model_max_length for name, tokenizer in found.items() if tokenizer is not None}
 
     def extras(self, recipe: Recipe) -> Rows:
         # Original size, crop and target size, as the stock pipeline fills them in.

@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 
 from pipeline.errors import ModelError
 from pipeline.model.facts import read_facts
-from pipeline.model.files import UNUSED_COMPONENTS, is_component, read_json, require_vocabulary
+from pipeline.model.files import UNUSED_COMPONENTS, is_component, read_json
 from pipeline.model.trust import LIBRARIES, check_class, check_part
+from pipeline.model.vocabulary import require_vocabulary
 from pipeline.rendering.adapter import Adapter
 from pipeline.rendering.families import ADAPTERS
 
@@ -107,7 +108,8 @@ def _from_folder(folder: Path, class_name: str, dtype: torch.dtype) -> Any:
     takes = inspect.signature(stock_class.__init__).parameters
     left_out = {name: value for name, value in _LEFT_OUT.items() if name in takes}
     index = read_json(folder / "model_index.json")
-    parts = {}
+    # diffusers loads a saved model without its T5 encoder only where it is told that there is none.
+    parts = dict.fromkeys(name for name in _part_names(stock_class) if not is_component(index.get(name)))
     for name, entry in index.items():
         if is_component(entry) and name not in left_out:
             part_class = _part_class(folder, name, entry)
@@ -117,10 +119,16 @@ def _from_folder(folder: Path, class_name: str, dtype: torch.dtype) -> Any:
                 parts[name] = load_part(folder / name, part_class, dtype).requires_grad_(False).eval()
     try:
         return stock_class.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True, **left_out, **parts
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, **{**parts, **left_out}
         )
     except _UNUSABLE as error:
         raise ModelError(f"the model cannot be loaded: {error}", where=str(folder)) from error
+
+
+def _part_names(stock_class: Any) -> list[str]:
+    """Return the names of the parts that a stock pipeline is made of."""
+    names: list[str] = sorted(stock_class._get_signature_keys(stock_class)[0])
+    return names
 
 
 def _fuse(stock: Any, loras: Sequence[tuple[Path, float]]) -> None:
@@ -181,10 +189,15 @@ def _drop_unfused(part: torch.nn.Module) -> None:
 
 def load_part(where: Path, part_class: Any, dtype: torch.dtype) -> Any:
     """One module with weights. Left to itself diffusers fills weights that are missing with noise and only warns."""
-    check_part(where)
+    variant = check_part(where).variant
     try:
         module, report = part_class.from_pretrained(
-            where, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+            where,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            variant=variant,
         )
     except _UNUSABLE as error:
         raise ModelError(f"the {where.name} cannot be loaded: {error}", where=str(where)) from error

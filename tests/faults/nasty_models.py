@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import InputError
-from pipeline.model.facts import check_weights, read_facts
+from pipeline.model.check import check_weights
+from pipeline.model.facts import read_facts
 from pipeline.model.resolve import BUILT_IN, LoraSource
 from pipeline.rendering.loading import load_model
 
