@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help setup demo test explore faults cluster lint shapes-accuracy digests clean
+.PHONY: help setup demo test explore faults cluster exits lint shapes-accuracy digests clean
 
 help:
 	@echo "make setup            make .venv with darkroom in it"
@@ -14,6 +14,7 @@ help:
 	@echo "make explore          the property tests once more, with examples nobody has seen"
 	@echo "make faults           the scoreboard of docs/reliability.md: kills, faults, tampering"
 	@echo "make cluster          a job on three nodes of this machine, one killed, one added; benchmarks that start a Ray"
+	@echo "make exits            every verb that reads Parquet 100 times: exit code 0 each time"
 	@echo "make shapes-accuracy  how often the built-in model draws what it was told"
 	@echo "make digests          whether the demo's pictures are the same bytes however they are rendered"
 	@echo "make clean            remove .venv and what tests left"
@@ -65,6 +66,10 @@ faults: setup
 cluster: setup
 	$(BIN)/python -m tests.cluster
 	$(BIN)/python -m pytest -q $(LONGER)
+
+# Some twenty minutes.
+exits: setup
+	$(BIN)/python -m tests.exits
 
 shapes-accuracy: setup
 	$(BIN)/python -m benchmarks.shapes_accuracy

@@ -42,25 +42,30 @@ from jobs import (  # noqa: E402
     submit,
     verify,
 )  # fmt: skip
+from jobs.help import Command, Group  # noqa: E402
 from pipeline.errors import DarkroomError, InputError, without_credentials  # noqa: E402
 
 app = typer.Typer(
+    cls=Group,
     help="Darkroom renders every image of a prompt manifest and a sweep, once, on all the GPUs you give it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("plan")(plan.plan)
-app.command("render")(render.render)
-app.command("submit")(submit.submit)
-app.command("status")(status.status)
-app.command("verify")(verify.verify)
-app.command("explain")(explain.explain)
-app.command("export")(export.export)
-app.command("finalize")(finalize.finalize)
-app.command("contact-sheet")(contact_sheet.contact_sheet)
-app.command("calibrate")(calibrate.calibrate)
-app.add_typer(manifest.app, name="manifest")
+for _verb in (
+    plan.plan,
+    render.render,
+    submit.submit,
+    status.status,
+    verify.verify,
+    explain.explain,
+    export.export,
+    finalize.finalize,
+    contact_sheet.contact_sheet,
+    calibrate.calibrate,
+):
+    app.command(_verb.__name__.replace("_", "-"), cls=Command)(_verb)
+app.add_typer(manifest.app, name="manifest", cls=Group)
 
 
 def _version(show: bool) -> None:
@@ -111,6 +116,8 @@ def _run(words: list[str], debug: bool) -> int:
         code = app(words, standalone_mode=False)
         return code if isinstance(code, int) else 0
     except typer.TyperException as error:
+        if not error.format_message():  # no verb was given, and the help has been printed
+            return 2
         caught, code = error, 2
         said = f"{error.format_message()}\n  `--help` after the command shows what it takes"
     except (typer.Abort, KeyboardInterrupt):

@@ -24,7 +24,7 @@ _TAKEN = {prefix.partition("/")[0] for prefix in (RUN_KEY, PARTS_PREFIX, IMAGES_
 
 
 def contact_sheet(
-    output: Annotated[str, typer.Argument(help="Local path or s3://bucket/prefix of a run.")],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Local path or s3://bucket/prefix of a run.")],
     to: Annotated[
         str | None,
         typer.Option("--to", metavar="DIR", help=f"Local folder of the page; without, OUTPUT/{FOLDER}."),

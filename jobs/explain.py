@@ -24,7 +24,9 @@ _ALLOWED = "an image file, a path in an output, or a task id with --output"
 
 
 def explain(
-    image: Annotated[str, typer.Argument(help="Image file, path or s3:// address in an output, or a task id.")],
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="Image file, path or s3:// address in an output, or a task id.")
+    ],
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="The run's output, where the image does not lie in it.")
     ] = None,

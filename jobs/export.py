@@ -15,9 +15,17 @@ from pipeline.storage.location import open_store
 
 
 def export(
-    output: Annotated[str, typer.Argument(help="Local path or s3://bucket/prefix of a run.")],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Local path or s3://bucket/prefix of a run.")],
     destination: Annotated[str, typer.Argument(metavar="DEST", help="New or empty directory or s3://bucket/prefix.")],
-    form: Annotated[str, typer.Option("--to", metavar="FORMAT", help=", ".join(FORMATS))],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="FORMAT",
+            help=", ".join(FORMATS),
+            autocompletion=lambda incomplete: [name for name in FORMATS if name.startswith(incomplete)],
+        ),
+    ],
     as_json: options.AsJson = False,
     endpoint_url: options.EndpointUrl = None,
     region: options.Region = None,
@@ -27,7 +35,7 @@ def export(
     Example: darkroom export renders/demo renders/demo-shards --to webdataset
     """
     if form not in FORMATS:
-        raise InputError("there is no such form", where="--to", value=form, allowed=", ".join(FORMATS))
+        raise InputError("unknown export format", where="--to", value=form, allowed=", ".join(FORMATS))
     s3 = options.s3_settings(endpoint_url, region)
     store, target = open_run(output, s3), open_store(destination, s3, where="DEST")
     with StatusLine("exporting") as line:

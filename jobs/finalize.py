@@ -12,7 +12,7 @@ from pipeline.output import finalize as output_finalize
 
 
 def finalize(
-    output: Annotated[str, typer.Argument(help="Local path or s3://bucket/prefix of a run.")],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Local path or s3://bucket/prefix of a run.")],
     as_json: options.AsJson = False,
     endpoint_url: options.EndpointUrl = None,
     region: options.Region = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from jobs import options
+from jobs.help import Command
 from pipeline.errors import InputError
 from pipeline.manifest.build import build_manifest
 from pipeline.manifest.check import check_manifest, rejection_error
@@ -28,10 +29,10 @@ Column = Annotated[
 ]
 
 
-@app.command("build")
+@app.command("build", cls=Command)
 def build(
-    source: Annotated[str, typer.Argument(help="Local CSV, TSV, JSONL or TXT (one prompt a line).")],
-    out: Annotated[str, typer.Argument(help="Local Parquet file to write.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Local CSV, TSV, JSONL or TXT (one prompt a line).")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Local Parquet file to write.")],
     column: Column = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -51,9 +52,9 @@ def build(
     typer.echo(f"{out}: {made.rows:,} prompt rows{blank}; columns {', '.join(made.columns)}")
 
 
-@app.command("check")
+@app.command("check", cls=Command)
 def check(
-    manifest: Annotated[str, typer.Argument(help="Parquet file, directory, glob or s3://")],
+    manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="Parquet file, directory, glob or s3://")],
     column: Column = None,
     as_json: options.AsJson = False,
     endpoint_url: options.EndpointUrl = None,

@@ -1,5 +1,6 @@
 """Options that verbs share: a job file, keys put over it, or a job without a file; how to reach an S3 server."""
 
+import re
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
@@ -8,14 +9,28 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cache import cache_folder as cache_folder  # the verbs find these two beside the options
-from pipeline.config import Job, load_job, parse_setting
+from pipeline.config import Job, job_keys, load_job, parse_setting
 from pipeline.errors import InputError
 from pipeline.planning.spending import check_rate as check_rate
+from pipeline.schedulers import SCHEDULERS
 from pipeline.storage.s3_settings import S3Settings
 
-JobFile = Annotated[Path | None, typer.Argument(metavar="[JOB]", help="Job file (YAML).", show_default=False)]
+
+def _completed_list(incomplete: str, names: Iterable[str]) -> list[str]:
+    """Return completions of the last name in a comma-separated list."""
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in names if name.startswith(last)]
+
+
+JobFile = Annotated[Path | None, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False)]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Put a value over a key of the job.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key of the job.",
+        autocompletion=lambda incomplete: [f"{key}=" for key in job_keys() if key.startswith(incomplete)],
+    ),
 ]
 ManifestOption = Annotated[str | None, typer.Option("--manifest", help="manifest: file, directory, glob or s3://")]
 Model = Annotated[str | None, typer.Option("--model", help="model.id")]
@@ -24,7 +39,14 @@ GuidanceScales = Annotated[
     str | None, typer.Option("--guidance-scales", help='sweep.guidance_scales, such as "1,4,7.5"')
 ]
 Steps = Annotated[str | None, typer.Option("--steps", help='sweep.num_inference_steps, such as "10,25"')]
-Schedulers = Annotated[str | None, typer.Option("--schedulers", help='sweep.schedulers, such as "ddim,euler"')]
+Schedulers = Annotated[
+    str | None,
+    typer.Option(
+        "--schedulers",
+        help='sweep.schedulers, such as "ddim,euler"',
+        autocompletion=lambda incomplete: _completed_list(incomplete, SCHEDULERS),
+    ),
+]
 Sizes = Annotated[str | None, typer.Option("--sizes", help='sweep.sizes, such as "96x96,128x96"')]
 Output = Annotated[str | None, typer.Option("--output", "-o", help="output.uri: local path or s3://bucket/prefix")]
 Prompt = Annotated[
@@ -79,15 +101,54 @@ def s3_settings(endpoint_url: str | None, region: str | None) -> S3Settings:
         raise
 
 
+OPTIONS = {
+    "manifest": "--manifest",
+    "model.id": "--model",
+    "sweep.seeds": "--seeds",
+    "sweep.guidance_scales": "--guidance-scales",
+    "sweep.num_inference_steps": "--steps",
+    "sweep.schedulers": "--schedulers",
+    "sweep.sizes": "--sizes",
+    "output.uri": "--output",
+}
+"""Options by the job key that they set."""
+
+
 def load(path: Path | None, settings: list[str] | None, **keys: str | None) -> Job:
-    """The job of a command line; ``keys`` are dotted job keys with ``__`` for the dot."""
-    given: list[tuple[str, Any]] = []
-    for name, value in keys.items():
-        if value is not None:
-            key = name.replace("__", ".")
-            given.append((key, value.split(",") if key in ("sweep.schedulers", "sweep.sizes") else value))
-    given += [parse_setting(text) for text in settings or ()]
-    return load_job(path, given, date.today())
+    """Return the job of a command line; ``keys`` are dotted job keys with ``__`` for the dot.
+
+    Raises ``InputError`` that names the option where the value came from one.
+    """
+    by_option = {name.replace("__", "."): value for name, value in keys.items() if value is not None}
+    set_keys = dict(parse_setting(text) for text in settings or ())
+    given = [(key, _value_of(key, value)) for key, value in by_option.items()]
+    try:
+        return load_job(path, [*given, *set_keys.items()], date.today())
+    except InputError as error:
+        key = next((key for key in {**by_option, **set_keys} if _is_about(error, key)), None)
+        if key is not None:
+            error.where = f"--set {key}" if key in set_keys else OPTIONS[key]
+        raise
+
+
+def _value_of(key: str, text: str) -> Any:
+    """Return an option's value as the job file would have it: YAML in brackets or braces, or comma-separated names."""
+    if key.startswith("sweep.") and text.lstrip().startswith(("[", "{")):
+        try:
+            return parse_setting(f"{key}={text}")[1]
+        except InputError as error:
+            error.where, error.value, error.allowed = OPTIONS[key], repr(text), "YAML, as in a job file"
+            raise
+    return text.split(",") if key in ("sweep.schedulers", "sweep.sizes") else text
+
+
+def _is_about(error: InputError, key: str) -> bool:
+    """Return whether an error's place ends with the key, or with an entry of its list."""
+    return error.where is not None and re.sub(r"(\[\d+\])+$", "", error.where).endswith(f": {_full(key)}")
+
+
+def _full(key: str) -> str:
+    return "sweep.num_inference_steps" if key == "sweep.steps" else key
 
 
 def check_prompt(prompt: str | None, negative_prompt: str | None, manifest: str | None) -> None:

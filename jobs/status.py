@@ -20,7 +20,7 @@ _REASONS_SHOWN = 20
 
 
 def status(
-    output: Annotated[str, typer.Argument(help="Local path or s3://bucket/prefix of a run.")],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Local path or s3://bucket/prefix of a run.")],
     as_json: options.AsJson = False,
     endpoint_url: options.EndpointUrl = None,
     region: options.Region = None,

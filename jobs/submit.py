@@ -20,16 +20,7 @@ if TYPE_CHECKING:
 
 _RAYS_OWN = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Ray's client takes an address from these before the one it is given."""
-_KEYS = {
-    "--manifest": "manifest",
-    "--model": "model__id",
-    "--seeds": "sweep__seeds",
-    "--guidance-scales": "sweep__guidance_scales",
-    "--steps": "sweep__num_inference_steps",
-    "--schedulers": "sweep__schedulers",
-    "--sizes": "sweep__sizes",
-    "--output": "output__uri",
-}
+_KEYS = {option: key.replace(".", "__") for key, option in options.OPTIONS.items()}
 """Keys of the job by their options, as ``options.load`` takes them."""
 Address = Annotated[
     str | None,

@@ -27,7 +27,7 @@ _ORPHANS_SHOWN = 5
 
 
 def verify(
-    output: Annotated[str, typer.Argument(help="Local path or s3://bucket/prefix of a run.")],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Local path or s3://bucket/prefix of a run.")],
     clean: Annotated[
         bool, typer.Option("--clean", help="Delete old objects that no part names, and unfinished ones.")
     ] = False,

@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
@@ -226,15 +227,49 @@ def load_job(path: Path | None, settings: Iterable[tuple[str, Any]], today: date
     except JobFileError as error:
         error.where = f"{where}: {error.where}"
         raise
-    uri = job.output.uri or f"renders/{path.stem if path else 'command-line'}"
+    uri = job.output.uri or _default_output(path, job.manifest)
     output = job.output.model_copy(update={"uri": uri.replace("{date}", today.isoformat())})
     return job.model_copy(update={"output": output})
+
+
+_FORMER_DEFAULT = Path("renders/command-line")
+"""The output that all jobs without a file shared in earlier versions."""
+
+
+def _default_output(path: Path | None, manifest: str) -> str:
+    """Return the output of a job that names none: ``renders/`` and the name of the job file, else of the manifest.
+
+    Raises ``JobFileError`` where a run of an earlier version may be meant.
+    """
+    if path is not None:
+        return f"renders/{path.stem}"
+    segments = [part for part in re.split(r"[/\\]", manifest) if part not in ("", ".", "..", "~")]
+    fixed = list(takewhile(lambda part: not any(sign in part for sign in "*?["), segments))
+    name = re.sub(r"[^\w.-]+", "-", PurePosixPath(fixed[-1]).stem).strip("-.") if fixed else ""
+    uri = f"renders/{name or 'command-line'}"
+    if uri != str(_FORMER_DEFAULT) and (_FORMER_DEFAULT / "_darkroom" / "run.json").is_file():
+        raise JobFileError(
+            "the job names no output, and there is a run at the former default output",
+            where="--output",
+            value=str(_FORMER_DEFAULT),
+            allowed=f"--output {_FORMER_DEFAULT} to continue that run, or another output, such as --output {uri}",
+        )
+    return uri
 
 
 def is_section(key: str) -> bool:
     """Whether a key of a job has keys of its own; a mapping under another one is a value."""
     field = Job.model_fields.get(key)
     return field is not None and _section_of(field.annotation) is not None
+
+
+def job_keys() -> tuple[str, ...]:
+    """Return every key of a job that has a value of its own, dotted."""
+    keys: list[str] = []
+    for name, field in Job.model_fields.items():
+        section = _section_of(field.annotation)
+        keys += [name] if section is None else [f"{name}.{key}" for key in section.model_fields]
+    return tuple(keys)
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

@@ -94,7 +94,7 @@ def _number(text: str, where: str) -> int | float:
     try:
         return float(text)
     except ValueError:
-        raise _axis_error(where, text, _RANGES_ALLOWED.format(item="a number")) from None
+        raise _axis_error(where, text, _values("a number", where)) from None
 
 
 def _spaced(given: Mapping[str, Any], where: str) -> list[int | float]:
@@ -155,19 +155,19 @@ def _random_seeds(given: Mapping[str, Any]) -> tuple[int, ...]:
 
 def _seed(value: Any, where: str) -> int:
     if not _is_whole(value) or not 0 <= value <= MAX_SEED:
-        raise _axis_error(where, value, _RANGES_ALLOWED.format(item=f"a whole number from 0 to {MAX_SEED}"))
+        raise _axis_error(where, value, _values(f"a whole number from 0 to {MAX_SEED}", where))
     return value
 
 
 def _steps(value: Any, where: str) -> int:
     if not _is_whole(value) or not 1 <= value <= MAX_STEPS:
-        raise _axis_error(where, value, _RANGES_ALLOWED.format(item=f"a whole number from 1 to {MAX_STEPS}"))
+        raise _axis_error(where, value, _values(f"a whole number from 1 to {MAX_STEPS}", where))
     return value
 
 
 def _guidance(value: Any, where: str) -> float:
     if not _is_number(value) or not 0 <= value <= MAX_GUIDANCE:
-        raise _axis_error(where, value, _RANGES_ALLOWED.format(item=f"a number from 0 to {MAX_GUIDANCE:g}"))
+        raise _axis_error(where, value, _values(f"a number from 0 to {MAX_GUIDANCE:g}", where))
     return float(value)
 
 
@@ -182,6 +182,12 @@ def _size(given: Any) -> tuple[int, int]:
     if not _is_pair(given) or not all(1 <= side <= MAX_SIDE_PX for side in given):
         raise _axis_error("sweep.sizes", given, f"[width, height] in px, each from 1 to {MAX_SIDE_PX}")
     return given[0], given[1]
+
+
+def _values(item: str, where: str) -> str:
+    """Return what an axis of numbers may hold."""
+    random = ", or {random: how many, from: a whole number}" if where == "sweep.seeds" else ""
+    return _RANGES_ALLOWED.format(item=item) + random
 
 
 def _axis_error(where: str, value: Any, allowed: str) -> JobFileError:

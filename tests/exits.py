@@ -34,7 +34,7 @@ class Exits:
 
     def _run(self, verb: str) -> int:
         shutil.rmtree(self._exported, ignore_errors=True)
-        command = [Path(sys.executable).with_name("darkroom"), *self._words(verb)]
+        command = [str(Path(sys.executable).with_name("darkroom")), *self._words(verb)]
         done = subprocess.run(command, cwd=self._folder, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode:
             sys.stderr.write(f"{verb}: exit code {done.returncode}\n{done.stderr}\n")

@@ -3,12 +3,16 @@
 import os
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
 
-from jobs import cli
-from pipeline.errors import JobBrokenError
+from jobs import cli, options
+from pipeline.config import load_job
+from pipeline.errors import InputError, JobBrokenError
+
+TODAY = date(2026, 1, 1)
 
 
 def darkroom(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -67,6 +71,87 @@ def test_where_is_the_option(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert "where:   --endpoint-url" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (["--steps", "0"], "--steps"),
+        (["--set", "sweep.steps=0"], "--set sweep.steps"),
+        (["--sizes", "8"], "--sizes"),
+        (["--schedulers", "eular"], "--schedulers"),
+        (["--seeds", "{random: 2"], "--seeds"),
+        (["--steps", "3", "--set", "model.dtype=int8"], "--set model.dtype"),
+    ],
+)
+def test_an_error_names_the_option_that_was_typed(
+    words: list[str], where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert darkroom(monkeypatch, "plan", "--manifest", "a.parquet", *words) == 2
+    assert f"\n  where:   {where}\n" in capsys.readouterr().err
+
+
+def test_axes_take_what_their_error_offers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    keys = {
+        "sweep__seeds": "{start: 0, stop: 10, step: 5}",
+        "sweep__guidance_scales": "{start: 1, stop: 2, num: 3}",
+        "sweep__num_inference_steps": "[2, 4]",
+        "sweep__sizes": "[[96, 64]]",
+        "sweep__schedulers": "[ddim, euler]",
+    }
+    sweep = options.load(None, None, manifest="a.parquet", **keys).sweep
+    assert (sweep.seeds, sweep.guidance_scales) == ((0, 5, 10), (1, 1.5, 2))
+    assert (sweep.num_inference_steps, sweep.sizes, sweep.schedulers) == ((2, 4), ((96, 64),), ("ddim", "euler"))
+    drawn = options.load(None, None, manifest="a.parquet", sweep__seeds="{random: 2, from: 1}").sweep.seeds
+    assert drawn == load_job(None, [("manifest", "a"), ("sweep.seeds", {"random": 2, "from": 1})], TODAY).sweep.seeds
+
+
+def test_the_error_of_seeds_offers_random_ones(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    darkroom(monkeypatch, "plan", "--manifest", "a.parquet", "--seeds", "many")
+    assert "{random: how many, from: a whole number}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("manifest", "output"),
+    [
+        ("prompts.parquet", "renders/prompts"),
+        ("data/captions/", "renders/captions"),
+        ("data/*/part-*.parquet", "renders/data"),
+        ("s3://bucket/sets/night 1.parquet", "renders/night-1"),
+        ("../x.y.parquet", "renders/x.y"),
+        ("*.parquet", "renders/command-line"),
+        ("--prompt", "renders/prompt"),
+    ],
+)
+def test_each_manifest_has_a_default_output_of_its_own(
+    manifest: str, output: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert options.load(None, None, manifest=manifest).output.uri == output
+
+
+def test_a_run_at_the_former_default_output_is_not_passed_by(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "renders/command-line/_darkroom").mkdir(parents=True)
+    (tmp_path / "renders/command-line/_darkroom/run.json").touch()
+    with pytest.raises(InputError, match="former default output") as refused:
+        options.load(None, None, manifest="prompts.parquet")
+    assert "--output renders/command-line" in str(refused.value)
+    named = options.load(None, None, manifest="prompts.parquet", output__uri="renders/command-line")
+    assert named.output.uri == "renders/command-line"
+
+
+@pytest.mark.parametrize("words", [[], ["manifest"]])
+def test_without_a_verb_the_help_is_all_that_is_printed(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert darkroom(monkeypatch, *words) == 2
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "Usage:" in said.out
+
+
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_bug_is_one_block_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], debug: bool
@@ -98,7 +183,14 @@ def test_a_reader_who_has_seen_enough() -> None:
 
 @pytest.mark.parametrize(
     ("typed", "offered"),
-    [("darkroom con", "contact-sheet"), ("darkroom render --max", "--max-cost"), ("darkroom manifest b", "build")],
+    [
+        ("darkroom con", "contact-sheet"),
+        ("darkroom render --max", "--max-cost"),
+        ("darkroom manifest b", "build"),
+        ("darkroom export --to im", "imagefolder"),
+        ("darkroom plan --schedulers ddim,euler_a", "ddim,euler_ancestral"),
+        ("darkroom plan --set sweep.se", "sweep.seeds="),
+    ],
 )
 def test_the_shell_completes(typed: str, offered: str) -> None:
     """As bash asks, which `darkroom --install-completion` teaches it."""
