@@ -27,14 +27,19 @@ from pipeline.output.archives import plain_json
 from pipeline.output.run import Run, read_run
 from pipeline.report import pages
 from pipeline.report.filling import Filling, fill
+from pipeline.report.first_view import first_view
 from pipeline.report.packs import PAGES_PREFIX, Packs, as_script, is_page_key, page_key
 from pipeline.report.rows import SheetRows, read_rows
+from pipeline.schedulers import scheduler_of
 from pipeline.storage.base import ObjectStore
 from pipeline.storage.location import without_folders
 
 PAGE_KEY = "index.html"
 _ASSETS_PREFIX = "assets/"
-_ASSETS = ("sheet.css", "loading.js", "frame.js", "cells.js", "grid.js", "detail.js", "sheet.js")
+_ASSETS = (
+    "sheet.css", "loading.js", "frame.js", "cells.js", "grid.js", "choosing.js", "wall.js", "pager.js",
+    "detail.js", "sheet.js",
+)  # fmt: skip
 _ASSET_KEYS = frozenset(f"{_ASSETS_PREFIX}{name}" for name in _ASSETS)
 _MARK = '<meta name="generator" content="Darkroom">'
 _PACK_BYTES = 2**20
@@ -86,9 +91,11 @@ def build(
     catalogue = {
         **_facts(store, run, rows),
         "prompts": len(prompts),
-        "axes": pages.describe_axes(rows),
+        "axes": pages.describe_axes(rows, _schedulers(run)),
+        "begin": first_view(rows),
         "perPromptPage": pages.PAGE_PROMPTS,
         "promptPages": listed,
+        "promptFirsts": [prompt.first for prompt in prompts[:: pages.PAGE_PROMPTS]],
         "perCellPage": pages.PAGE_CELLS,
         "cellPages": cells.pages,
         "imagePacks": cells.images,
@@ -116,6 +123,11 @@ def _facts(store: ObjectStore, run: Run, rows: SheetRows) -> dict[str, Any]:
         "failed": len(rows) - ok,
         "verdicts": verdicts,
     }
+
+
+def _schedulers(run: Run) -> list[str]:
+    """Return the schedulers of the job that began the run, in its order."""
+    return [scheduler_of(text).text for text in run.job.get("sweep", {}).get("schedulers") or ()]
 
 
 def _check_ours(to: ObjectStore) -> None:

@@ -81,17 +81,22 @@ def axis_values(rows: SheetRows) -> dict[str, list[Any]]:
     return {axis: columns[axis] for axis in AXES}
 
 
-def describe_axes(rows: SheetRows) -> list[dict[str, Any]]:
-    """How many values each axis has, whether any prompt has several of them, and which they are where they are few."""
-    return [_describe(axis, values, rows.group) for axis, values in axis_values(rows).items()]
+def describe_axes(rows: SheetRows, schedulers: Sequence[str]) -> list[dict[str, Any]]:
+    """Return how many values each axis has, and which they are where they are few.
+
+    ``schedulers`` come first among their axis's values, in this order.
+    """
+    return [_describe(axis, values, schedulers) for axis, values in axis_values(rows).items()]
 
 
-def _describe(axis: str, values: list[Any], group: NDArray[np.int64]) -> dict[str, Any]:
-    coded = _coded(values)
-    codes = np.array(coded.get("codes", [0] * len(values)), np.int64)
-    pairs = np.unique(group * len(coded["values"]) + codes)
-    different = coded["values"]
-    described = {"name": axis, "distinct": len(different), "within": len(pairs) > len(np.unique(group))}
+def _describe(axis: str, values: list[Any], schedulers: Sequence[str]) -> dict[str, Any]:
+    different = list(dict.fromkeys(values))
+    if axis == "scheduler":
+        different = [
+            *(name for name in dict.fromkeys(schedulers) if name in different),
+            *sorted({*different} - {*schedulers}),
+        ]
+    described = {"name": axis, "distinct": len(different)}
     return described | ({"values": different} if len(different) <= SHOWN_VALUES else {})
 
 

@@ -19,6 +19,8 @@ from pipeline.output.run import write_run
 from pipeline.output.verify import verify
 from pipeline.report import contact_sheet, pages
 from pipeline.report.contact_sheet import Made, build
+from pipeline.report.first_view import first_view
+from pipeline.report.rows import read_rows
 from pipeline.storage.base import ObjectStore
 from pipeline.storage.local import LocalStore
 from pipeline.storage.location import open_store
@@ -95,7 +97,7 @@ def test_what_users_wrote_stays_text(tmp_path: Path) -> None:
     sheet(store, folder)
     page = (folder / "index.html").read_text("utf-8")
     assert "<img" not in page
-    assert page.count("<script") == page.count("</script>") == 7
+    assert page.count("<script") == page.count("</script>") == 10
     (evil,) = (prompt for prompt in prompts_of(folder) if prompt["negative"])
     assert (evil["prompt"], evil["negative"]) == (EVIL, "<i>blurry</i>")
     themes = {cell["metadata"]["theme"] for cell in cells_of(folder)}
@@ -212,7 +214,7 @@ def test_numbers_that_browsers_cannot_hold_are_texts(tmp_path: Path) -> None:
     found = {(cell["metadata"]["big"], cell["metadata"]["small"]) for cell in cells_of(folder)}
     assert found == {(str(2**60 + 1), 2**50 + 1)}
     (seeds,) = (axis for axis in catalogue_of(folder)["axes"] if axis["name"] == "seed")
-    assert seeds == {"name": "seed", "distinct": 2, "within": True, "values": [7, 2**32 - 1]}
+    assert seeds == {"name": "seed", "distinct": 2, "values": [7, 2**32 - 1]}
 
 
 def test_the_same_prompt_in_several_rows_is_one(tmp_path: Path) -> None:
@@ -224,8 +226,55 @@ def test_the_same_prompt_in_several_rows_is_one(tmp_path: Path) -> None:
         ("b", 0, 2),
         ("a", 2, 1),
     ]
-    within = {axis["name"]: axis["within"] for axis in catalogue_of(folder)["axes"]}
-    assert within == dict.fromkeys(pages.AXES, False) | {"seed": True}
+    assert catalogue_of(folder)["begin"] == {"view": "grid", "rows": "prompt", "columns": "seed"}
+
+
+def prompts(count: int, **columns: Any) -> list[dict[str, Any]]:
+    return [{"prompt": f"picture {row}", **columns} for row in range(count)]
+
+
+SMALL: dict[str, Any] = {"sweep__steps": [2], "sweep__sizes": [[32, 32]]}
+VIEWS: dict[str, tuple[list[dict[str, Any]], dict[str, Any], tuple[str, str, str]]] = {
+    "a sweep": (
+        prompts(3), {"sweep__guidance_scales": [1, 2], "sweep__steps": [2, 3], "sweep__seeds": "0-1"},
+        ("grid", "guidance_scale", "num_inference_steps"),
+    ),
+    "one swept axis": (prompts(3), {"sweep__seeds": "0-1"}, ("grid", "prompt", "seed")),
+    "one swept axis, one prompt": (prompts(1), {"sweep__seeds": "0-1"}, ("grid", "", "seed")),
+    "one image each": (prompts(3), {}, ("all", "prompt", "")),
+    "recipes of their own": (
+        [row | {"guidance_scale": float(at), "seed": at} for at, row in enumerate(prompts(8))],
+        {}, ("all", "prompt", ""),
+    ),
+    "seeds of their own, few": (
+        [row | {"seeds": [2 * at, 2 * at + 1]} for at, row in enumerate(prompts(8))], {}, ("all", "prompt", "seed"),
+    ),
+    "points that fill no grid": (
+        [{"prompt": "a", "seed": at, "guidance_scale": float(at), "num_inference_steps": at + 1} for at in range(5)],
+        {}, ("grid", "", "num_inference_steps"),
+    ),
+    "one image": (prompts(1), {}, ("grid", "", "")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", VIEWS)
+def test_the_first_view_goes_by_what_varies_within_prompts(tmp_path: Path, case: str) -> None:
+    rows, settings, expected = VIEWS[case]
+    store, keys = LocalStore(tmp_path / "out"), SMALL | settings
+    write_run_of(store, tmp_path, rows, **keys)
+    found = first_view(read_rows(store))
+    assert (found["view"], found["rows"], found["columns"]) == expected
+
+
+def test_schedulers_stand_in_the_order_of_the_job(tmp_path: Path) -> None:
+    store, folder = LocalStore(tmp_path / "out"), tmp_path / "sheet"
+    rows = [{"prompt": "a"}, {"prompt": "b", "scheduler": "ddpm"}]
+    write_run_of(
+        store, tmp_path, rows, sweep__schedulers=["unipc", "euler", "dpmsolver++:karras"], sweep__sizes=[[32, 32]]
+    )
+    sheet(store, folder)
+    (schedulers,) = (axis for axis in catalogue_of(folder)["axes"] if axis["name"] == "scheduler")
+    assert schedulers["values"] == ["unipc", "euler", "dpmsolver++:karras", "ddpm"]
 
 
 def test_columns_of_any_name_and_type(tmp_path: Path) -> None:

@@ -70,6 +70,21 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "sheet" / "index.html"
 
 
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prompts with guidance and steps of their own, one of them with two recipes, and seeds that all share."""
+    folder = tmp_path_factory.mktemp("own")
+    store = LocalStore(folder / "out")
+    recipes = [(6.0, 4), (4.0, 6), (2.0, 4), (2.0, 6)]
+    rows = [
+        {"prompt": f"picture {row}", "guidance_scale": guidance, "num_inference_steps": steps}
+        for row, (guidance, steps) in zip((0, 1, 2, 2), recipes, strict=True)
+    ]
+    write_run_of(store, folder, rows, sweep__seeds="0-1", sweep__sizes=[[32, 32]])
+    build(store, LocalStore(folder / "sheet"), pictures=None, previews=False)
+    return folder / "sheet" / "index.html"
+
+
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     """A window whose every complaint, and every request for anything but files, fails the test."""
@@ -305,6 +320,82 @@ def test_many_prompts(page: Page, many: Path) -> None:
     page.locator("#grid .cell").nth(5).click()
     expect(page.locator("#detail-recipe dd").first).to_have_text("14001")
     expect(page.locator("#detail-caption")).to_contain_text("this is a copy of 32×32 px; the image is out/shards/")
+
+
+def pressed(page: Page) -> dict[str, str]:
+    """The value that each control claims."""
+    return {
+        str(button.get_attribute("name")): str(button.get_attribute("value"))
+        for button in page.locator("#pickers input:checked").all()
+    }
+
+
+def titles(page: Page) -> list[str | None]:
+    return [cell.get_attribute("title") for cell in page.locator("#grid .cell").all()]
+
+
+def test_no_control_claims_what_a_picture_does_not_have(page: Page, own: Path) -> None:
+    open_sheet(page, own, "#rows=prompt&columns=seed")
+    assert pressed(page) == {"guidance_scale": "*", "num_inference_steps": "*"}
+    expect(page.locator("#shown")).to_have_text(
+        "guidance each its own · steps each its own · scheduler ddim · 32×32 px"
+    )
+    assert page.locator("#grid tbody .own").all_inner_texts()[::2] == [
+        "guidance 6, steps 4", "guidance 4, steps 6", "guidance 2, steps 4 (+1)",
+    ]  # fmt: skip
+    assert titles(page)[::2] == [f"seed 0, guidance {one}" for one in ("6, steps 4", "4, steps 6", "2, steps 4")]
+    page.locator("#pickers").get_by_text("2", exact=True).click()
+    expect(page.locator("#grid tbody td.none")).to_have_text(["–"] * 4)
+    assert page.locator("#grid tbody th").all_inner_texts() == ["picture 0", "picture 1", "picture 2"]
+    expect(page.locator("#shown")).to_contain_text("guidance 2 · steps 4")
+    assert pressed(page) == {"guidance_scale": "2", "num_inference_steps": "4"}
+    page.locator("#pickers").get_by_text("6", exact=True).last.click()
+    expect(page.locator("#shown")).to_contain_text("guidance 2 · steps 6")
+    assert pressed(page) == {"guidance_scale": "2", "num_inference_steps": "6"}
+    assert titles(page) == ["seed 0, guidance 2, steps 6", "seed 1, guidance 2, steps 6"]
+    page.select_option("#columns", "")
+    expect(page.locator("#grid .flow .none")).to_have_count(2)
+
+
+def test_a_choice_without_pictures_is_said_to_be(page: Page, own: Path) -> None:
+    open_sheet(page, own, "#rows=seed&columns=prompt&guidance_scale=4&num_inference_steps=4")
+    expect(page.locator("#note")).to_have_text("No picture has guidance 4 and steps 4.")
+    open_sheet(page, own, "#prompt=1&rows=seed&columns=&guidance_scale=2")
+    page.reload()
+    drawn(page)
+    expect(page.locator("#shown")).to_have_text("guidance 6 · steps 4 · scheduler ddim · 32×32 px")
+    assert pressed(page) == {}
+    page.emulate_media(media="print")
+    expect(page.locator("#shown")).to_be_visible()
+
+
+def test_all_pictures(page: Page, many: Path) -> None:
+    open_sheet(page, many, "#view=all")
+    expect(page.locator("#window")).to_have_text("‹picture 1 to 120 of 240›")
+    expect(page.locator("#grid .cell")).to_have_count(120)
+    expect(page.locator("#grid figcaption").nth(5)).to_have_text("picture 1seed 1001")
+    page.keyboard.press("ArrowDown")  # nothing had the focus
+    expect(page.locator(":focus")).to_have_attribute("title", "seed 0")
+    page.keyboard.press("]")
+    expect(page.locator("#grid figcaption").first).to_have_text("picture 30seed 30000")
+    expect(page.locator("#list-pager span")).to_have_text("2 of 3")
+    page.reload()
+    drawn(page)
+    expect(page.locator("#grid figcaption").first).to_have_text("picture 30seed 30000")
+    page.fill("#search", "picture 4")
+    expect(page.locator("#grid .cell")).to_have_count(60)
+    expect(page.locator("#grid figcaption").nth(5)).to_have_text("picture 14seed 14001")
+    page.locator("#list button", has_text="45").click()
+    expect(page.locator(":focus")).to_have_attribute("title", "seed 45000")
+    page.keyboard.press("a")
+    expect(page.locator("#rows")).to_be_visible()
+    expect(page.locator("#grid tbody th").first).to_have_text("picture 4")
+
+
+def test_enter_opens_the_first_picture_while_nothing_has_the_focus(page: Page, own: Path) -> None:
+    open_sheet(page, own)
+    page.keyboard.press("Enter")
+    expect(page.locator("#detail-recipe dd").nth(1)).to_have_text("6")
 
 
 @pytest.fixture

@@ -43,17 +43,38 @@ const cells = (() => {
     return found;
   }
 
+  /** Return the number of the prompt that an image belongs to, by the image's place in the whole run. */
+  async function promptAt(image) {
+    const number = catalogue.promptFirsts.findLastIndex((first) => first <= image);
+    const page = await promptPage(number);
+    return number * catalogue.perPromptPage + page.first.findLastIndex((first) => first <= image);
+  }
+
+  /** Return how many images stand before each of these prompts, and after the last one: one number more than prompts. */
+  async function offsets(numbers) {
+    const before = [0];
+    for (let start = 0; start < numbers.length; ) {
+      const own = Math.floor(numbers[start] / catalogue.perPromptPage);
+      const page = await promptPage(own);
+      for (; Math.floor(numbers[start] / catalogue.perPromptPage) === own; start++) {
+        before.push(before.at(-1) + page.count[numbers[start] % catalogue.perPromptPage]);
+      }
+    }
+    return before;
+  }
+
   const decoded = (column, at) => column.values[column.codes ? column.codes[at] : 0];
 
-  /** All cells of a prompt. */
-  async function ofPrompt(one) {
+  /** Return the cells of a prompt: all of them, or `number` of them after the first `skip`. */
+  async function ofPrompt(one, skip = 0, number_ = one.count - skip) {
     const size = catalogue.perCellPage;
-    const first = Math.floor(one.first / size);
-    const last = Math.floor((one.first + one.count - 1) / size);
+    const [from, to] = [one.first + skip, one.first + Math.min(skip + number_, one.count)];
+    const first = Math.floor(from / size);
+    const last = Math.floor((to - 1) / size);
     const numbers = Array.from({ length: last - first + 1 }, (_, at) => first + at);
     const pages = await Promise.all(numbers.map((number) => load(catalogue.cellPages[number])));
     const found = [];
-    for (let number = one.first; number < one.first + one.count; number++) {
+    for (let number = from; number < to; number++) {
       const [page] = pages[Math.floor(number / size) - first];
       const at = number % size;
       const cell = { number, prompt: one, verdict: decoded(page.verdict, at), ok: decoded(page.ok, at) };
@@ -87,5 +108,5 @@ const cells = (() => {
 
   const address = (picture) => (picture ? `data:image/webp;base64,${picture}` : null);
 
-  return { prompt, search, ofPrompt, entry, preview };
+  return { prompt, promptAt, offsets, search, ofPrompt, entry, preview };
 })();

@@ -17,6 +17,7 @@ const grid = (() => {
   const TILES = 200;
   const LARGEST_PX = 208;
   const SMALLEST_PX = 110; // that pictures are made for the sake of rows
+  const NONE = "No picture with the chosen values.";
   const box = document.getElementById("grid");
   let slots = []; // buttons as they stand in rows, null where nothing was asked for
   let drawn = { columns: 1, flow: true };
@@ -34,7 +35,11 @@ const grid = (() => {
 
   const valueOf = (cell, axis) => (axis === "prompt" ? cell.prompt.number : axis ? cell[axis] : 0);
 
+  /** Schedulers stand in the order of the job, all else in its natural one. */
+  const ranks = new Map((catalogue.axes.find(({ name }) => name === "scheduler").values || []).map((name, at) => [name, at]));
+
   function compare(one, other) {
+    if (ranks.has(one) && ranks.has(other)) return ranks.get(one) - ranks.get(other);
     if (one === null || other === null) return (other === null) - (one === null) || 0;
     if (typeof one === "number" && typeof other === "number") return one - other;
     return String(one).localeCompare(String(other), "en", { numeric: true });
@@ -44,20 +49,6 @@ const grid = (() => {
 
   function label(axis, value) {
     return value === null ? "none" : String(value);
-  }
-
-  /** Of one prompt's cells those at the picked values of all other axes; its first value where it lacks the picked. */
-  function narrowed(group, view) {
-    let left = group;
-    for (const { name } of catalogue.axes) {
-      if (name === view.rows || name === view.columns) continue;
-      const values = distinct(left.map((cell) => cell[name]));
-      if (values.length < 2) continue;
-      const picked = values.find((value) => String(value) === view.pick[name]);
-      const chosen = picked === undefined ? values[0] : picked;
-      left = left.filter((cell) => cell[name] === chosen);
-    }
-    return left;
   }
 
   /** Whether prompts are compared over an axis of which each has values of its own. */
@@ -81,24 +72,36 @@ const grid = (() => {
     return found;
   }
 
-  /** Groups of cells, one per prompt, as rows × columns of those that the view shows. */
-  function layout(all, view) {
-    const groups = all.map((group) => narrowed(group, view));
-    const [rowOf, columnOf] = [keys(groups, view.rows), keys(groups, view.columns)];
+  /** Lay out the cells that a view shows. A prompt keeps its row or column where it has none of them. */
+  function layout(groups, view, chosen) {
+    const [rowOf, columnOf] = [keys(chosen.groups, view.rows), keys(chosen.groups, view.columns)];
     const at = new Map();
-    for (const cell of groups.flat()) at.set(`${rowOf.get(cell)}\n${columnOf.get(cell)}`, cell);
+    for (const cell of chosen.groups.flat()) {
+      const place = `${rowOf.get(cell)}\n${columnOf.get(cell)}`;
+      if (at.has(place)) at.get(place).push(cell);
+      else at.set(place, [cell]);
+    }
+    const prompts = groups.filter((group) => group.length).map((group) => group[0].prompt.number);
+    const lines = (axis, keyOf) => (axis === "prompt" ? prompts : distinct(keyOf.values()));
     return {
-      rows: distinct(rowOf.values()),
-      columns: distinct(columnOf.values()),
-      at: (row, column) => at.get(`${row}\n${column}`),
+      rows: lines(view.rows, rowOf),
+      columns: lines(view.columns, columnOf),
+      at: (row, column) => at.get(`${row}\n${column}`) || [],
       step: { rows: view.rows && view.columns ? ROWS : TILES, columns: view.rows && view.columns ? COLUMNS : TILES },
       ordinal: { rows: isSpread(view.rows, groups), columns: isSpread(view.columns, groups) },
+      own: chosen.axes.filter((axis) => axis.chosen === undefined).map(({ name }) => name),
     };
   }
 
   function describe(cell) {
     const shown = catalogue.axes.filter(({ distinct: number }) => number > 1);
     return shown.map(({ name }) => `${WORDS[name]} ${label(name, cell[name])}`).join(", ");
+  }
+
+  /** Return what a cell is written on with: its values of axes for which none is chosen, and how many more share its place. */
+  function own(found, names) {
+    const values = names.map((name) => `${WORDS[name]} ${label(name, found[0][name])}`).join(", ");
+    return values && found.length > 1 ? `${values} (+${found.length - 1})` : values;
   }
 
   const said = (verdict) => verdict.replaceAll("_", " ");
@@ -153,9 +156,12 @@ const grid = (() => {
     slots = shown.rows.map((row) => {
       const line = make("tr", {}, header(view.rows, row, laid.ordinal.rows, prompts, "row"));
       const buttons = shown.columns.map((column) => {
-        const cell = laid.at(row, column);
-        const made = cell ? button(cell, open) : null;
-        line.append(make("td", made ? {} : { className: "none", title: "not asked for" }, made || ""));
+        const found = laid.at(row, column);
+        const made = found.length ? button(found[0], open) : null;
+        const text = made ? own(found, laid.own) : "";
+        const place = make("td", made ? {} : { className: "none", title: NONE }, made || "–");
+        if (text) place.append(make("span", { className: "own", textContent: text, title: text }));
+        line.append(place);
         return made;
       });
       body.append(line);
@@ -166,27 +172,38 @@ const grid = (() => {
     return table;
   }
 
-  function flow(laid, view, shown, open) {
+  function flow(laid, view, shown, prompts, open) {
     const axis = view.rows || view.columns;
-    const tiles = make("div", { className: "flow" });
-    const buttons = [];
+    const tiles = [];
     for (const row of shown.rows) {
       for (const column of shown.columns) {
-        const cell = laid.at(row, column);
-        if (!cell) continue;
-        const made = button(cell, open);
-        buttons.push(made);
-        const text = axis === "prompt" ? cell.prompt.text : axis ? `${WORDS[axis]} ${label(axis, cell[axis])}` : describe(cell);
-        tiles.append(make("figure", {}, made, make("figcaption", { textContent: text, title: text, dir: "auto" })));
+        const found = laid.at(row, column);
+        const key = view.rows ? row : column;
+        if (!found.length && axis !== "prompt") continue;
+        const about = axis === "prompt" ? prompts.get(key).text : axis ? `${WORDS[axis]} ${label(axis, found[0][axis])}` : describe(found[0]);
+        tiles.push({ cell: found[0], lines: [about, axis && found.length ? own(found, laid.own) : ""] });
       }
     }
-    slots = [buttons];
-    return tiles;
+    return tiled(tiles, open);
+  }
+
+  /** Return pictures one after the other, each with its lines of text below; a dash where there is no cell. */
+  function tiled(tiles, open) {
+    const box_ = make("div", { className: "flow" });
+    slots = [[]];
+    for (const { cell, lines } of tiles) {
+      const made = cell ? button(cell, open) : null;
+      if (made) slots[0].push(made);
+      const caption = make("figcaption", { title: lines.filter(Boolean).join("\n"), dir: "auto" });
+      for (const text of lines.filter(Boolean)) caption.append(make("span", { textContent: text, dir: "auto" }));
+      box_.append(make("figure", {}, made || make("span", { className: "none", title: NONE, textContent: "–" }), caption));
+    }
+    return box_;
   }
 
   /** Draw a view. Returns which rows and columns of how many are shown; open(button) is called for a picture. */
-  function draw(groups, view, open) {
-    const laid = layout(groups, view);
+  function draw(groups, view, chosen, open) {
+    const laid = layout(groups, view, chosen);
     const isFlow = !view.rows || !view.columns;
     const part = (keys_, from, number) => keys_.slice(from, from + number);
     const shown = {
@@ -194,14 +211,24 @@ const grid = (() => {
       columns: part(laid.columns, view.column, isFlow ? TILES : COLUMNS),
     };
     const prompts = new Map(groups.filter((group) => group.length).map((group) => [group[0].prompt.number, group[0].prompt]));
-    const made = isFlow ? flow(laid, view, shown, open) : matrix(laid, view, shown, prompts, open);
-    box.replaceChildren(...(groups.length ? [made] : []));
+    const made = isFlow ? flow(laid, view, shown, prompts, open) : matrix(laid, view, shown, prompts, open);
     drawn = { columns: shown.columns.length, flow: isFlow, prompts: view.rows === "prompt" };
+    return { ...put(shown.rows.length && shown.columns.length ? [made] : []), laid, rows: shown.rows.length, columns: shown.columns.length };
+  }
+
+  /** Draw cells of any prompts one after the other, each with its prompt and its values. */
+  function drawAll(shown, open) {
+    drawn = { columns: shown.length, flow: true };
+    return put([tiled(shown.map((cell) => ({ cell, lines: [cell.prompt.text, describe(cell)] })), open)]);
+  }
+
+  function put(elements) {
+    box.replaceChildren(...elements);
+    if (!elements.length) slots = [];
     fit();
-    const buttons = slots.flat().filter(Boolean);
+    const buttons = inOrder();
     if (buttons.length) buttons[0].tabIndex = 0;
-    const filled = Promise.all(buttons.map(fill));
-    return { filled, laid, rows: shown.rows.length, columns: shown.columns.length, pictures: buttons.length };
+    return { filled: Promise.all(buttons.map(fill)), pictures: buttons.length };
   }
 
   /** Pictures as large as their columns may be. */
@@ -255,10 +282,12 @@ const grid = (() => {
     return beyond.length ? beyond[0].element : null;
   }
 
+  /** Return the picture that Tab leads to: the last one that had the focus, or the first. */
+  const current = () => inOrder().find((element) => element.tabIndex === 0) || null;
   const first = () => slots.flat().find(Boolean) || null;
   const last = () => slots.flat().filter(Boolean).at(-1) || null;
   const inOrder = () => slots.flat().filter(Boolean);
 
   addEventListener("resize", fit);
-  return { WORDS, make, label, distinct, describe, said, isSpread, draw, step, first, last, inOrder, box };
+  return { WORDS, make, label, distinct, describe, said, isSpread, draw, drawAll, step, current, first, last, inOrder, box };
 })();

@@ -7,24 +7,15 @@
   const { openList, closeList, theme } = frame;
   const by = (id) => document.getElementById(id);
   const LISTED = 25;
-  const SEGMENTS = 6; // more values are chosen from a list
-  const state = { prompt: 0, page: 0, query: "", onlyFailed: false, ...axesToBeginWith(), pick: {}, row: 0, column: 0 };
+  const state = { prompt: 0, page: 0, query: "", onlyFailed: false, ...catalogue.begin, from: null, pick: {}, row: 0, column: 0 };
   let matches = null; // numbers of the prompts that were found; null: all
   let groups = []; // cells of the prompts that are shown
   let turn = 0; // of what is drawn: what comes later wins
   let searchTurn = 0;
   let isSearching = false;
 
-  /** Two axes that vary within a prompt; prompts beside each other where there is no second one. */
-  function axesToBeginWith() {
-    const within = catalogue.axes.filter((axis) => axis.within).map((axis) => axis.name);
-    const first = (order, taken) => order.find((name) => within.includes(name) && name !== taken) || "";
-    const columns = first(["num_inference_steps", "guidance_scale", "seed", "scheduler", "size"]);
-    const rows = first(["guidance_scale", "scheduler", "seed", "num_inference_steps", "size"], columns);
-    return { rows: rows || (catalogue.prompts > 1 ? "prompt" : ""), columns };
-  }
-
-  const isComparing = () => state.rows === "prompt" || state.columns === "prompt";
+  const isWall = () => state.view === "all"; // state.from: the first picture of it, null: the page with state.prompt
+  const isComparing = () => !isWall() && (state.rows === "prompt" || state.columns === "prompt");
   const total = () => (matches ? matches.length : catalogue.prompts);
   const listed = (place) => (matches ? matches[place] : place);
   const placeOf = (number) => (matches ? matches.indexOf(number) : number);
@@ -59,24 +50,34 @@
     const button = make("button", { type: "button", dir: "auto", title: one.text });
     button.append(make("span", { className: "text", textContent: one.text }));
     if (one.failed) button.append(make("span", { className: "bad", textContent: `${one.failed.toLocaleString("en")} failed` }));
-    if (one.number === state.prompt && !isComparing()) button.setAttribute("aria-current", "true");
+    if (one.number === state.prompt && !isComparing() && !isWall()) button.setAttribute("aria-current", "true");
     button.addEventListener("click", () => choosePrompt(one.number));
     return make("li", {}, button);
   }
 
-  function choosePrompt(number) {
+  async function choosePrompt(number) {
     closeList();
     state.prompt = number;
-    if (isComparing()) {
-      const own = grid.inOrder().find((button) => button.cell.prompt.number === number);
-      if (own) own.focus();
-      return;
-    }
+    if (isComparing()) return focusPrompt(number);
     state.row = state.column = 0;
+    state.from = null;
+    await draw();
+    return isWall() ? focusPrompt(number) : undefined;
+  }
+
+  function focusPrompt(number) {
+    grid.inOrder().find((button) => button.cell.prompt.number === number)?.focus();
+  }
+
+  async function stepWall(by_) {
+    const from = state.from + by_ * wall.PICTURES;
+    if (from < 0 || from >= (await wall.total(matches))) return;
+    state.from = from;
     draw();
   }
 
   function stepPrompt(by_) {
+    if (isWall()) return stepWall(by_);
     if (isComparing()) return stepPage(by_);
     const place = Math.max(0, Math.min(total() - 1, placeOf(state.prompt) + by_));
     if (!total()) return undefined;
@@ -94,7 +95,8 @@
 
   // Searching.
 
-  async function search() {
+  /** Search; inPlace: the page of all pictures stays, as an address names one of what its search finds. */
+  async function search(inPlace = false) {
     const mine = ++searchTurn;
     const { query, onlyFailed } = state;
     const wanted = query.trim() || onlyFailed;
@@ -118,6 +120,7 @@
     if (place < 0 && total()) state.prompt = listed(0);
     state.page = Math.max(0, Math.floor(placeOf(state.prompt) / LISTED));
     state.row = state.column = 0;
+    if (!inPlace) state.from = null;
     await draw();
   }
 
@@ -167,17 +170,6 @@
 
   // Axes.
 
-  function axisOptions(select, chosen) {
-    const names = catalogue.axes.filter((axis) => axis.distinct > 1).map((axis) => axis.name);
-    if (catalogue.prompts > 1) names.unshift("prompt");
-    if (chosen && !names.includes(chosen)) names.push(chosen);
-    select.replaceChildren(
-      make("option", { value: "", textContent: "none" }),
-      ...names.map((name) => make("option", { value: name, textContent: WORDS[name] })),
-    );
-    select.value = chosen;
-  }
-
   function chooseAxis(which, name) {
     const other = which === "rows" ? "columns" : "rows";
     if (name && state[other] === name) state[other] = state[which] === name ? "" : state[which];
@@ -193,50 +185,29 @@
     draw();
   }
 
-  function drawControls() {
-    axisOptions(by("rows"), state.rows);
-    axisOptions(by("columns"), state.columns);
-    const focused = document.activeElement?.dataset?.axis;
-    const others = catalogue.axes.filter(({ name }) => name !== state.rows && name !== state.columns);
-    by("pickers").replaceChildren(...others.map(picker).filter(Boolean));
-    if (focused) by("pickers").querySelector(`[data-axis="${focused}"]:is(select, :checked)`)?.focus();
+  function chooseView(name) {
+    state.view = name;
+    state.from = null;
+    state.row = state.column = 0;
+    draw();
   }
 
-  /** A choice among the values that an axis has here, where it has several. */
-  function picker({ name }) {
-    if (grid.isSpread(name, groups)) return null; // no value is more than one prompt's
-    const values = grid.distinct(groups.flat().map((cell) => cell[name]));
-    if (!groups.some((group) => new Set(group.map((cell) => cell[name])).size > 1)) return null;
-    const picked = values.find((value) => String(value) === state.pick[name]);
-    const chosen = picked === undefined ? values[0] : picked;
-    const choose = (value) => {
-      state.pick[name] = value;
+  function drawControls(chosen) {
+    choosing.axisOptions(by("rows"), state.rows);
+    choosing.axisOptions(by("columns"), state.columns);
+    for (const field of by("controls").querySelectorAll(".axis")) field.hidden = isWall();
+    const focused = document.activeElement?.dataset?.axis;
+    const views = [["grid", "grid"], ["all", "all pictures"]].map(([value, text]) => ({ value, text, chosen: value === state.view }));
+    by("views").replaceChildren(choosing.segments("view", "View", views, chooseView));
+    by("views").hidden = catalogue.images + catalogue.failed < 2;
+    const pick = (name) => (text) => {
+      state.pick[name] = text;
       state.row = state.column = 0;
       draw();
     };
-    return values.length <= SEGMENTS ? segments(name, values, chosen, choose) : picklist(name, values, chosen, choose);
-  }
-
-  function segments(name, values, chosen, choose) {
-    const set = make("fieldset", { className: "field" }, make("legend", { textContent: WORDS[name] }));
-    const row = make("div", { className: "segments" });
-    for (const value of values) {
-      const input = make("input", { type: "radio", name, value: String(value), checked: value === chosen });
-      input.dataset.axis = name;
-      input.addEventListener("change", () => choose(input.value));
-      row.append(make("label", {}, input, make("span", { textContent: grid.label(name, value) })));
-    }
-    set.append(row);
-    return set;
-  }
-
-  function picklist(name, values, chosen, choose) {
-    const select = make("select");
-    select.dataset.axis = name;
-    select.append(...values.map((value) => make("option", { value: String(value), textContent: grid.label(name, value) })));
-    select.value = String(chosen);
-    select.addEventListener("change", () => choose(select.value));
-    return make("label", { className: "field" }, make("span", { textContent: WORDS[name] }), select);
+    by("pickers").replaceChildren(...chosen.axes.map((axis) => choosing.picker(axis, groups, pick(axis.name))).filter(Boolean));
+    if (focused) by("controls").querySelector(`[data-axis="${focused}"]:is(select, :checked)`)?.focus();
+    by("shown").textContent = groups.length ? choosing.summary(chosen.axes) : "";
   }
 
   // What is shown.
@@ -244,58 +215,73 @@
   async function draw() {
     const mine = ++turn;
     try {
-      const comparing = isComparing();
-      const shown = comparing ? await onPage() : total() ? [await cells.prompt(state.prompt)] : [];
-      const found = await Promise.all(shown.map(cells.ofPrompt));
-      if (mine !== turn) return;
-      groups = found;
-      heading(shown, comparing);
-      drawControls();
-      const focused = grid.inOrder().indexOf(document.activeElement);
-      const drawn = grid.draw(groups, state, detail.open);
-      if (focused >= 0) (grid.inOrder()[focused] || grid.first())?.focus();
-      drawWindow(drawn);
+      const drawing = isWall() ? await drawAll(mine) : await drawGrid(mine);
+      if (!drawing || mine !== turn) return;
       remember();
-      await Promise.all([drawList(), drawn.filled]);
-      if (mine === turn) ready(drawn);
+      await Promise.all([drawList(), drawing.filled]);
+      if (mine === turn) ready(drawing);
     } catch (error) {
       if (mine === turn) by("note").textContent = error.message;
     }
   }
 
-  function heading(shown, comparing) {
+  /** Draw rows and columns; undefined where something else is to be drawn by now. */
+  async function drawGrid(mine) {
+    const comparing = isComparing();
+    const shown = comparing ? await onPage() : total() ? [await cells.prompt(state.prompt)] : [];
+    const found = await Promise.all(shown.map((one) => cells.ofPrompt(one)));
+    if (mine !== turn) return undefined;
+    groups = found;
+    const chosen = choosing.choose(groups, state);
+    heading(shown, comparing ? [state.page, pages()] : [placeOf(state.prompt), total()], comparing);
+    drawControls(chosen);
+    const drawing = focusKept(() => grid.draw(groups, state, chosen, detail.open));
+    if (total() && !chosen.groups.some((group) => group.length)) by("note").textContent = choosing.nothing(chosen.axes);
+    pager.draw(state, drawing, (axis, to) => {
+      state[axis] = to;
+      draw();
+    });
+    return drawing;
+  }
+
+  /** Draw a page of all pictures; undefined as above. */
+  async function drawAll(mine) {
+    const from = state.from ?? (await wall.pageOf(state.prompt, matches));
+    const [found, end] = [await wall.groups(from, matches), await wall.total(matches)];
+    if (mine !== turn) return undefined;
+    [groups, state.from] = [found, from];
+    const shown = groups.map((group) => group[0].prompt);
+    if (shown.length && !shown.some(({ number }) => number === state.prompt)) state.prompt = shown[0].number;
+    state.page = Math.max(0, Math.floor(placeOf(state.prompt) / LISTED));
+    heading(shown, [Math.floor(from / wall.PICTURES), Math.ceil(end / wall.PICTURES)], true);
+    drawControls({ axes: [] });
+    const drawing = focusKept(() => grid.drawAll(groups.flat(), detail.open));
+    pager.drawAll(from, groups.flat().length, end, wall.PICTURES, (to) => {
+      state.from = to;
+      draw();
+    });
+    return drawing;
+  }
+
+  /** Draw, and give the focus to the picture in the place of the one that had it. */
+  function focusKept(draw_) {
+    const focused = grid.inOrder().indexOf(document.activeElement);
+    const drawing = draw_();
+    if (focused >= 0) (grid.inOrder()[focused] || grid.first())?.focus();
+    return drawing;
+  }
+
+  function heading(shown, [at, end], many_) {
     const [one] = shown;
     const query = state.query.trim();
     const many = matches ? `${count(total(), "prompt")}${query ? ` with “${query}”` : ""}${state.onlyFailed ? " with failures" : ""}` : "All prompts";
-    by("prompt").textContent = comparing || !one ? many : one.text;
-    by("negative").hidden = comparing || !one || !one.negative;
+    by("prompt").textContent = many_ || !one ? many : one.text;
+    by("negative").hidden = many_ || !one || !one.negative;
     by("negative").textContent = one ? `Not: ${one.negative}` : "";
     by("note").textContent = total() ? "" : "No prompt has all of these words.";
     const [before, after] = by("steps").querySelectorAll("button");
-    const [at, end] = comparing ? [state.page, pages()] : [placeOf(state.prompt), total()];
     by("steps").hidden = end < 2;
     [before.disabled, after.disabled] = [at <= 0, at >= end - 1];
-  }
-
-  /** Buttons for the rest of long axes. */
-  function drawWindow({ laid, rows, columns }) {
-    const box = by("window");
-    box.replaceChildren();
-    for (const [axis, from, number, end] of [["row", state.row, rows, laid.rows.length], ["column", state.column, columns, laid.columns.length]]) {
-      if (number >= end) continue;
-      const name = WORDS[axis === "row" ? state.rows : state.columns] || "picture";
-      const go = (to) => {
-        state[axis] = to;
-        draw();
-      };
-      const before = make("button", { type: "button", className: "quiet", textContent: "‹", disabled: from === 0, "aria-label": `${name} before` });
-      const after = make("button", { type: "button", className: "quiet", textContent: "›", disabled: from + number >= end, "aria-label": `more of ${name}` });
-      const width = Math.max(number, axis === "row" ? laid.step.rows : laid.step.columns);
-      before.addEventListener("click", () => go(Math.max(0, from - width)));
-      after.addEventListener("click", () => go(from + number));
-      box.append(before, make("span", { textContent: `${name} ${from + 1} to ${from + number} of ${end.toLocaleString("en")}` }), after);
-    }
-    box.hidden = !box.childElementCount;
   }
 
   /** For who measures or tests the page: all that is asked for is there. */
@@ -307,8 +293,9 @@
   // What is chosen stands in the address: it can be kept and shared, and a reload changes nothing.
 
   function remember() {
-    const { prompt, query, onlyFailed, rows, columns, pick } = state;
-    const kept = new URLSearchParams({ prompt: String(prompt + 1), rows, columns, ...pick });
+    const { prompt, query, onlyFailed, view, from, rows, columns, pick } = state;
+    const place = isWall() ? { from: String(from + 1) } : { rows, columns, ...pick };
+    const kept = new URLSearchParams({ prompt: String(prompt + 1), view, ...place });
     if (query.trim()) kept.set("search", query);
     if (onlyFailed) kept.set("failures", "1");
     try {
@@ -321,7 +308,10 @@
   function recall() {
     const kept = new URLSearchParams(location.hash.slice(1));
     const isAxis = (name) => name === "" || name === "prompt" || catalogue.axes.some((axis) => axis.name === name);
-    const prompt = Number(kept.get("prompt"));
+    const [prompt, from] = [Number(kept.get("prompt")), Number(kept.get("from"))];
+    if (kept.has("rows") || kept.has("columns")) state.view = "grid";
+    if (["grid", "all"].includes(kept.get("view"))) state.view = kept.get("view");
+    state.from = Number.isInteger(from) && from >= 1 && from <= catalogue.images + catalogue.failed ? from - 1 : null;
     if (Number.isInteger(prompt) && prompt >= 1 && prompt <= catalogue.prompts) state.prompt = prompt - 1;
     for (const which of ["rows", "columns"]) if (kept.has(which) && isAxis(kept.get(which))) state[which] = kept.get(which);
     if (state.rows && state.rows === state.columns) state.columns = "";
@@ -342,7 +332,8 @@
     },
     "[": () => stepPrompt(-1),
     "]": () => stepPrompt(1),
-    x: swap,
+    x: () => isWall() || swap(),
+    a: () => chooseView(isWall() ? "grid" : "all"),
     t: theme,
     "?": () => by("help").showModal(),
     Escape: closeList,
@@ -351,11 +342,17 @@
   document.addEventListener("keydown", (event) => {
     const typing = event.target.matches("input[type=search], select, textarea");
     if (event.altKey || event.ctrlKey || event.metaKey || typing || document.querySelector("dialog[open]")) return;
-    const act = KEYS[event.key];
+    const act = KEYS[event.key] || (document.activeElement === document.body ? toPictures(event.key) : null);
     if (!act) return;
     event.preventDefault();
     act();
   });
+
+  /** Arrows and Enter lead to the pictures while nothing has the focus. */
+  function toPictures(key) {
+    if (key === "Enter") return grid.current() && (() => detail.open(grid.current()));
+    return key in detail.ARROWS && grid.current() ? () => grid.current().focus() : null;
+  }
 
   grid.box.addEventListener("keydown", (event) => {
     const from = document.activeElement;
@@ -380,10 +377,10 @@
   });
   addEventListener("hashchange", () => {
     recall();
-    search();
+    search(true);
   });
 
   recall();
-  if (state.query || state.onlyFailed) search();
+  if (state.query || state.onlyFailed) search(true);
   else draw();
 })();
