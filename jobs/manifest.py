@@ -31,8 +31,13 @@ Column = Annotated[
 
 @app.command("build", cls=Command)
 def build(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Local CSV, TSV, JSONL or TXT (one prompt a line).")],
-    out: Annotated[str, typer.Argument(metavar="OUT", help="Local Parquet file to write.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Local CSV, TSV, JSONL, JSON or TXT (one prompt a line).")
+    ],
+    out: Annotated[
+        str | None,
+        typer.Argument(metavar="[OUT]", help="Local Parquet file to write; by default SOURCE with the ending .parquet."),
+    ] = None,
     column: Column = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -40,16 +45,20 @@ def build(
 
     Example: darkroom manifest build prompts.csv prompts.parquet --column caption=prompt
     """
-    paths = _local(source, "SOURCE"), _local(out, "OUT")
-    made = build_manifest(*paths, columns=_mapping(column), reserved=RESERVED - {"prompt_id"})
+    made = build_manifest(
+        _local(source, "SOURCE"),
+        None if out is None else _local(out, "OUT"),
+        columns=_mapping(column),
+        reserved=RESERVED - {"prompt_id"},
+    )
     options.print_warnings(made.warnings)
     if as_json:
-        typer.echo(json.dumps({"manifest": out, **asdict(made)}))
+        typer.echo(json.dumps(asdict(made) | {"manifest": str(made.manifest)}))
         return
     if not made.rows:
         typer.echo("warning: there is no prompt in it", err=True)
     blank = f", {made.blank_lines:,} blank lines left out" if made.blank_lines else ""
-    typer.echo(f"{out}: {made.rows:,} prompt rows{blank}; columns {', '.join(made.columns)}")
+    typer.echo(f"{made.manifest}: {made.rows:,} prompt rows{blank}; columns {', '.join(made.columns)}")
 
 
 @app.command("check", cls=Command)

@@ -17,6 +17,7 @@ WALLS = {
     "pipeline.strict_yaml": {"torch", "diffusers", "ray", "boto3"},
     "pipeline.sweep": {"torch", "diffusers", "ray", "boto3"},
     "pipeline.schedulers": {"torch", "diffusers", "ray", "boto3"},
+    "pipeline.samplers": {"torch", "diffusers", "ray", "boto3"},
     "pipeline.identity": {"torch", "diffusers", "ray", "boto3"},
     "pipeline.planning": {"torch", "diffusers", "ray", "boto3"},
     "pipeline.model": {"torch", "diffusers", "ray"},

@@ -21,10 +21,11 @@ from pipeline.output.encode import encode, pixel_sha256
 from pipeline.output.layout import Format, Layout, Packing, Setting
 from pipeline.output.part import PartWriter
 from pipeline.output.pictures import read_image
-from pipeline.output.provenance import SOURCE_TYPE, provenance_of, read_provenance, sampler_name, save_options
+from pipeline.output.provenance import SOURCE_TYPE, provenance_of, read_provenance, save_options
 from pipeline.output.run import check_same_packing, read_run, write_run
 from pipeline.recipe import RenderTask
 from pipeline.rendering.results import Rendered
+from pipeline.samplers import sampler_name, scheduler_named
 from pipeline.schedulers import SCHEDULERS
 from pipeline.storage.local import LocalStore
 from tests.noise import noise
@@ -112,6 +113,19 @@ def test_samplers_have_the_names_of_the_web_ui(scheduler: str, name: str) -> Non
 
 def test_every_scheduler_has_a_name() -> None:
     assert all(sampler_name(name) for name in SCHEDULERS)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scheduler"),
+    [
+        ("Euler a", "euler_ancestral"),
+        ("dpm++ 2m  karras", "dpmsolver++:karras"),
+        ("Euler", "euler"),
+        ("DPM fast", None),
+    ],
+)
+def test_names_of_the_web_ui_are_found_again(sampler: str, scheduler: str | None) -> None:
+    assert scheduler_named(sampler) == scheduler
 
 
 @exiftool

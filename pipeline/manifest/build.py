@@ -1,8 +1,9 @@
-"""Make a manifest from CSV, TSV, JSONL or TXT, streamed, written whole or not at all."""
+"""Make a manifest from CSV, TSV, JSON, JSONL or TXT, streamed, written whole or not at all."""
 
+import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -25,9 +26,12 @@ from pipeline.manifest.columns import (
     near_name_warnings,
 )
 from pipeline.manifest.parse import CELLS, Cell
+from pipeline.manifest.signs import Signs
 from pipeline.manifest.sources import FORMATS, Format, Row
 
 ROW_GROUP_ROWS = 10_000
+MADE_FROM = b"darkroom.made_from"
+"""Key of a built manifest's own metadata: the name of its source."""
 _REFUSED = (pa.ArrowException, OverflowError)
 """What Arrow raises for Python values that are not of one type."""
 
@@ -37,6 +41,7 @@ Numbered = list[tuple[int, Row]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildReport:
+    manifest: Path
     rows: int
     blank_lines: int
     columns: tuple[str, ...]
@@ -45,45 +50,71 @@ class BuildReport:
 
 
 def build_manifest(
-    source: Path, out: Path, *, columns: ColumnMapping | None = None, reserved: frozenset[str] = frozenset()
+    source: Path,
+    out: Path | None = None,
+    *,
+    columns: ColumnMapping | None = None,
+    reserved: frozenset[str] = frozenset(),
 ) -> BuildReport:
-    """Write the Parquet manifest ``out``.
+    """Write the Parquet manifest ``out``; by default the source's name with the ending .parquet.
 
     Raises ``ManifestError`` with file, line and column for what cannot be read, ``OutputError`` for what cannot be
-    written.
+    written. Only a named ``out`` replaces a file that was not built from this source.
     """
     mapping = checked_mapping(columns or {})
     kind = _format(source)
+    out = _place(source) if out is None else out
     if out.suffix.lower() in FORMATS:
         raise OutputError("a manifest is Parquet", where="OUT", value=str(out), allowed="a name that ends in .parquet")
-    types = _extra_types(source, kind, mapping)
+    types = _types(source, kind, mapping)
     check_mapped_exist(mapping, types, str(source))
     matched = match_columns(list(types), mapping, str(source))
     check_reserved(matched.extras, reserved, str(source))
-    built = _Columns(source, types, matched)
+    built = _Columns(source, kind, types, matched)
     try:
-        rows, blank_lines = _write(kind.rows(source), built, out)
+        rows, blank_lines = _written(source, kind, built, out)
     except OSError as error:
         raise OutputError(f"the manifest cannot be written: {error.strerror}", where="OUT", value=str(out)) from None
     return BuildReport(
+        manifest=out,
         rows=rows,
         blank_lines=blank_lines,
         columns=tuple(built.schema.names),
-        warnings=near_name_warnings([matched], mapping),
+        warnings=(*near_name_warnings([matched], mapping), *built.warnings()),
     )
+
+
+def _place(source: Path) -> Path:
+    """Return the default for OUT. ``OutputError`` where a file lies that was not built from this source."""
+    out = source.with_suffix(".parquet")
+    if out.exists() and _made_from(out) != source.name:
+        raise OutputError(
+            f"there is a file already that was not built from {source.name}",
+            where="OUT",
+            value=str(out),
+            allowed="another name, or this one as the second argument, which replaces the file",
+        )
+    return out
+
+
+def _made_from(manifest: Path) -> str | None:
+    try:
+        with manifest.open("rb") as file:
+            found = pq.read_metadata(pa.PythonFile(file, mode="r")).metadata or {}
+    except (pa.ArrowException, OSError, ValueError):
+        return None
+    return found.get(MADE_FROM, b"").decode() or None
 
 
 def _format(source: Path) -> Format:
     found = FORMATS.get(source.suffix.lower())
     if found is None:
-        raise ManifestError(
-            "this kind of file is not known", where=str(source), value=source.suffix, allowed=", ".join(FORMATS)
-        )
+        raise ManifestError("unknown kind of file", where=str(source), value=source.suffix, allowed=", ".join(FORMATS))
     return found
 
 
-def _extra_types(source: Path, kind: Format, mapping: ColumnMapping) -> dict[str, pa.DataType]:
-    """Every column of the file, with the type of its values if it is not one of ours.
+def _types(source: Path, kind: Format, mapping: ColumnMapping) -> dict[str, pa.DataType | None]:
+    """Every column of the file, with the type of its values if it is not a setting; None is JSON text.
 
     JSON has types, but no place that declares them: the whole file is read once to know them.
     """
@@ -91,86 +122,96 @@ def _extra_types(source: Path, kind: Format, mapping: ColumnMapping) -> dict[str
         header = kind.header(source)
         match_columns(header, mapping, str(source))  # before a dict hides a name that is there twice
         return dict.fromkeys(header, pa.string())
-    types: dict[str, pa.DataType] = {}
+    types: dict[str, pa.DataType | None] = {}
     for group in _groups(row for row in kind.rows(source) if row[1] is not None):
         for name in dict.fromkeys(name for _, row in group for name in row):
             before = types.get(name, pa.null())
-            types[name] = (
-                before if meaning_of(name, mapping) in (None, *COLUMNS) else _wider(before, group, name, source)
-            )
-    return {name: _storable(kind, name, source) for name, kind in types.items()}
+            is_extra = meaning_of(name, mapping) not in (None, *COLUMNS)
+            types[name] = _wider(before, [row.get(name) for _, row in group]) if is_extra else before
+    return {name: kind and _storable(kind) for name, kind in types.items()}
 
 
-def _wider(before: pa.DataType, group: Numbered, name: str, source: Path) -> pa.DataType:
-    """The type of the group's values and of those before: ints and floats together are floats."""
-
-    def attempt(values: Sequence[Any]) -> pa.DataType:
-        schemas = [pa.schema([(name, before)]), pa.schema([(name, pa.array(values).type)])]
-        return pa.unify_schemas(schemas, promote_options="permissive").field(name).type
-
-    return _converted(group, name, attempt, source, before)
-
-
-def _converted(
-    group: Numbered, name: str, convert: Callable[[Sequence[Any]], Any], source: Path, kind: pa.DataType
-) -> Any:
-    """A column of the group, converted; the error names the first line that does not go with those above it."""
-    values = [row.get(name) for _, row in group]
+def _wider(before: pa.DataType | None, values: Sequence[Any]) -> pa.DataType | None:
+    """The type of the values and of those before, None if they have none in common; ints among floats are floats."""
+    if before is None:
+        return None
     try:
-        return convert(values)
+        schemas = [pa.schema([("x", before)]), pa.schema([("x", pa.array(values).type)])]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
     except _REFUSED:
-        good, bad = 0, len(values)
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        try:
-            convert(values[:middle])
-            good = middle
-        except _REFUSED:
-            bad = middle
-    raise ManifestError(
-        "the values of this column are not all of one type",
-        where=f"{source}, line {group[good][0]}, column {name}",
-        value=values[good],
-        allowed="values of one type" if pa.types.is_null(kind) else f"{kind}, as in the lines above",
-    )
+        return None
 
 
-def _storable(kind: pa.DataType, name: str, source: Path) -> pa.DataType:
-    """A column without any value counts as text. Parquet has no objects without keys."""
+def _storable(kind: pa.DataType) -> pa.DataType | None:
+    """A column without any value counts as text. Parquet has no objects without keys: None, they are JSON text."""
     if pa.types.is_null(kind):
         return pa.string()
     if pa.types.is_list(kind):
-        return pa.list_(_storable(kind.value_type, name, source))
+        inner = _storable(kind.value_type)
+        return inner and pa.list_(inner)
     if pa.types.is_struct(kind):
-        if not kind.num_fields:
-            raise ManifestError("this column has objects without keys", where=f"{source}, column {name}", value={})
-        return pa.struct([(field.name, _storable(field.type, name, source)) for field in kind])
+        fields = {field.name: _storable(field.type) for field in kind}
+        return pa.struct(list(fields.items())) if fields and None not in fields.values() else None
     return kind
+
+
+class _NotOfItsTypeError(Exception):
+    """A value does not fit the type of its column exactly."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
 
 
 class _Columns:
     """The manifest's columns: from rows of the file to tables under our names."""
 
-    def __init__(self, source: Path, types: Mapping[str, pa.DataType], matched: Matched) -> None:
-        self._source = source
+    def __init__(self, source: Path, kind: Format, types: Mapping[str, pa.DataType | None], matched: Matched) -> None:
+        self._source, self._quoted = source, kind.quoted
         names = {theirs: name for name, theirs in (*matched.settings.items(), *matched.extras.items())}
         self._names = {theirs: names[theirs] for theirs in types if theirs in names}
-        self.schema = pa.schema(
-            [(name, CELLS[name].kind if name in CELLS else types[theirs]) for theirs, name in self._names.items()]
-        )
+        self._types = {theirs: types[theirs] for theirs in self._names}
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was seen of the rows."""
+        self._signs, self._quotes, self._hashes = Signs(), 0, 0
+
+    def keep_as_json(self, name: str) -> None:
+        self._types[name] = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        kinds = [
+            (name, CELLS[name].kind if name in CELLS else self._types[theirs] or pa.string())
+            for theirs, name in self._names.items()
+        ]
+        return pa.schema(kinds, metadata={MADE_FROM: self._source.name})
 
     def table(self, group: Numbered) -> pa.Table:
-        arrays = [self._array(group, name, field.type) for name, field in zip(self._names, self.schema, strict=True)]
-        return pa.table(arrays, schema=self.schema)
+        """``_NotOfItsTypeError`` for a column that has to be JSON text."""
+        schema = self.schema
+        arrays = [self._array(group, name, field.type) for name, field in zip(self._names, schema, strict=True)]
+        table = pa.table(arrays, schema=schema)
+        self._look_at(table, group)
+        return table
 
     def _array(self, group: Numbered, name: str, kind: pa.DataType) -> pa.Array:
         cell = CELLS.get(self._names[name])
-        if cell is None:
-            return _converted(group, name, lambda values: pa.array(values, kind), self._source, kind)
-        return pa.array([self._parsed(cell, row.get(name), line, name) for line, row in group], kind)
+        if cell is not None:
+            return pa.array([self._parsed(cell, row.get(name), line, name) for line, row in group], kind)
+        values = [row.get(name) for _, row in group]
+        if self._types[name] is None:
+            return pa.array(
+                [None if value is None else json.dumps(value, ensure_ascii=False) for value in values], kind
+            )
+        try:
+            return pa.array(values, kind)
+        except _REFUSED:
+            raise _NotOfItsTypeError(name) from None
 
     def _parsed(self, cell: Cell, value: Any, line: int, name: str) -> Any:
-        if value is None:
+        if value is None or value != value:  # NaN, as Python's json writes a number that is missing
             return None
         try:
             return cell.parse(value)
@@ -178,10 +219,39 @@ class _Columns:
             where = f"{self._source}, line {line}, column {name}"
             raise ManifestError("this cell cannot be read", where=where, value=value, allowed=cell.allowed) from None
 
+    def _look_at(self, table: pa.Table, group: Numbered) -> None:
+        self._signs.see(table)
+        if self._quoted is not None:
+            cells = (cell for _, row in group for cell in row.values() if cell)
+            self._quotes += sum(self._quoted.fullmatch(cell) is not None for cell in cells)
+        if self._source.suffix.lower() == ".txt":
+            self._hashes += sum(row["prompt"].startswith("#") for _, row in group)
+
+    def warnings(self) -> Iterator[str]:
+        """Yield sentences about what may not mean what it seems."""
+        for name, kind in self._types.items():
+            if kind is None and self._names[name] not in CELLS:
+                yield f"the values of the column {name!r} are not all of one type; it holds them as JSON text"
+        yield from self._signs.warnings()
+        if self._quotes:
+            yield f"{self._quotes:,} cells begin and end with quotes, which are kept as part of the text"
+        if self._hashes:
+            yield f"{self._hashes:,} prompts begin with #; a list of prompts has no comments, so they are drawn as text"
+
 
 def _groups(rows: Iterator[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
     while group := list(islice(rows, ROW_GROUP_ROWS)):
         yield group
+
+
+def _written(source: Path, kind: Format, columns: _Columns, out: Path) -> tuple[int, int]:
+    """The rows written and the blank lines left out. Columns whose values differ too much become JSON text."""
+    while True:
+        columns.begin()
+        try:
+            return _write(kind.rows(source), columns, out)
+        except _NotOfItsTypeError as error:
+            columns.keep_as_json(error.name)
 
 
 def _write(lines: Iterator[tuple[int, Row | None]], columns: _Columns, out: Path) -> tuple[int, int]:

@@ -10,6 +10,8 @@ import pyarrow as pa
 
 _WHOLE = re.compile(r"\d+(\.0*)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_CUT = re.compile(r"0\d+", re.ASCII)
+_PLAIN = "without separators of thousands"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class Cell:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or "\0" in value:
         raise ValueError
     return value
 
@@ -60,25 +62,25 @@ def _number(value: Any) -> float:
 
 
 def _seeds(value: Any) -> list[int]:
-    """[1, 2], "1, 2" or "1 2"."""
+    """[1, 2], "1, 2" or "1 2". A seed such as 000 is part of a number that was cut at its thousands."""
     if isinstance(value, str):
         value = value.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
-    if not isinstance(value, list):
+    if not isinstance(value, list) or any(isinstance(seed, str) and _CUT.fullmatch(seed) for seed in value):
         raise ValueError
     return [_whole_64(seed) for seed in value]
 
 
-_TEXT = Cell(_text, pa.string(), "a text")
-_SIDE = Cell(_whole_32, pa.uint32(), "a whole number of px")
+_TEXT = Cell(_text, pa.string(), "a text without NUL")
+_SIDE = Cell(_whole_32, pa.uint32(), f"a whole number of px, {_PLAIN}")
 
 CELLS: Mapping[str, Cell] = {
     "prompt": _TEXT,
-    "prompt_id": Cell(_name, pa.string(), "a text or a whole number"),
+    "prompt_id": Cell(_name, pa.string(), "a text without NUL, or a whole number"),
     "negative_prompt": _TEXT,
-    "seed": Cell(_whole_64, pa.uint64(), "a whole number from 0"),
-    "seeds": Cell(_seeds, pa.list_(pa.uint64()), "a list of whole numbers from 0, as [1, 2]"),
-    "guidance_scale": Cell(_number, pa.float64(), "a finite number"),
-    "num_inference_steps": Cell(_whole_32, pa.uint32(), "a whole number from 0"),
+    "seed": Cell(_whole_64, pa.uint64(), f"a whole number from 0 to 2^64 - 1, {_PLAIN}"),
+    "seeds": Cell(_seeds, pa.list_(pa.uint64()), f"a list of whole numbers from 0 to 2^64 - 1, as [1, 2], {_PLAIN}"),
+    "guidance_scale": Cell(_number, pa.float64(), f"a finite number with a decimal point, {_PLAIN}"),
+    "num_inference_steps": Cell(_whole_32, pa.uint32(), f"a whole number from 0, {_PLAIN}"),
     "scheduler": _TEXT,
     "width": _SIDE,
     "height": _SIDE,

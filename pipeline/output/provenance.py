@@ -9,7 +9,6 @@ import io
 import json
 import re
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -20,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from pipeline.output.layout import Format, Setting
 from pipeline.recipe import Recipe, RenderTask
-from pipeline.schedulers import scheduler_of
+from pipeline.samplers import sampler_name
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's word for a picture that a trained model made."""
@@ -34,28 +33,6 @@ _HASH_DIGITS = 10
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _IDENTIFIER = re.compile(rb"<dc:identifier>([0-9a-f]{32})</dc:identifier>")
 _EXIF, _USER_COMMENT = 0x8769, 0x9286
-
-SAMPLERS: Mapping[str, str] = {
-    "ddim": "DDIM",
-    "ddpm": "DDPM",
-    "euler": "Euler",
-    "euler_ancestral": "Euler a",
-    "dpmsolver++": "DPM++ 2M",
-    "dpmsolver++_sde": "DPM++ 2M SDE",
-    "deis": "DEIS",
-    "unipc": "UniPC",
-    "pndm": "PLMS",
-    "heun": "Heun",
-    "lms": "LMS",
-    "kdpm2": "DPM2",
-    "kdpm2_ancestral": "DPM2 a",
-    "sasolver": "SA Solver",
-    "lcm": "LCM",
-    "flow_match_euler": "Euler",
-    "flow_match_heun": "Heun",
-}
-"""Our schedulers as the web UI, or its successors, call them."""
-_SCHEDULES = {"karras": "Karras", "exponential": "Exponential", "beta": "Beta"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,13 +136,6 @@ def read_provenance(body: bytes) -> tuple[str | None, str | None]:
     elif comment.startswith(b"ASCII\0\0\0"):
         infotext = comment[8:].decode("ascii", "replace")
     return found[1].decode() if found else None, infotext
-
-
-def sampler_name(scheduler: str) -> str:
-    """``dpmsolver++:karras`` to ``DPM++ 2M Karras``; other options have no name there."""
-    found = scheduler_of(scheduler)
-    options = found.text.split(":")[1:]
-    return " ".join([SAMPLERS[found.name], *(_SCHEDULES[option] for option in options if option in _SCHEDULES)])
 
 
 def _settings(recipe: Recipe, model: str, model_fingerprint: str) -> str:

@@ -107,15 +107,36 @@ def test_blank_lines_are_left_out_and_counted(tmp_path: Path) -> None:
         ("p.csv", "prompt,x,x\n", "several columns have the same name"),
         ("p.csv", "prompt,task_id\n", "Darkroom's own metadata"),
         ("p.csv", b"prompt\n" + b"a\n" * 9000 + b"caf\xe9\n", "line 9002"),
-        ("p.csv", "prompt\na\n".encode("utf-16"), "not UTF-8"),
+        ("p.csv", b"\xff\xfe" + "prompt\na\n".encode("utf-16-le")[:-1], "not UTF-8"),
+        ("p.csv", "prompt\na\n".encode("utf-16-le"), "no prompt column"),
+        ("p.csv", b"prompt\na\0b\n", "line 2"),
+        ("p.txt", b"a\0b\n", "NUL character"),
+        ("p.csv", "prompt;seed\na;7\n", "separated by semicolons"),
+        ("p.csv", "prompt\tseed\na\t7\n", "separated by tabs"),
+        ("p.tsv", "prompt,seed\na,7\n", "separated by commas"),
+        ("p.csv", 'prompt,seed\na,"1,000"\n', "without separators of thousands"),
+        ("p.csv", 'prompt,seeds\na,"1,000"\n', "without separators of thousands"),
+        ("p.csv", 'prompt,guidance_scale\na,"7,5"\n', "with a decimal point"),
+        ("p.csv", "prompt,prompt \n", "several columns have the same name"),
         ("p.jsonl", '{"prompt": "a", "seed": 1.5}\n', "line 1, column seed"),
         ("p.jsonl", '{"prompt": "a", "seed": true}\n', "line 1, column seed"),
         ("p.jsonl", '{"prompt": 5}\n', "line 1, column prompt"),
         ("p.jsonl", '{"prompt": "\\ud800"}\n', "line 1"),
         ("p.jsonl", '{"prompt": "a", "guidance_scale": 1' + "0" * 400 + "}\n", "a finite number"),
         ("p.jsonl", '{"prompt": "a", "x": ' + "[" * 99_999 + "\n", "not JSON"),
-        ("p.jsonl", '{"prompt": "a", "x": {}}\n', "objects without keys"),
-        ("p.jsonl", '{"prompt": "a", "x": 7}\n\n{"prompt": "a", "x": "s"}\n', "line 3, column x"),
+        ("p.jsonl", '{"prompt": "a\\u0000"}\n', "without NUL"),
+        ("p.jsonl", '{"prompt": "a", "prompt": "b"}\n', "'prompt' stands twice"),
+        ("p.json", '[{"prompt": "a"},\n {"prompt": "b", "seed": -1}]', "line 2, column seed"),
+        ("p.json", '[{"prompt": "a"},\n 7]', "line 2"),
+        ("p.json", '[{"prompt": "a"}\n {"prompt": "b"}]', "line 1"),
+        ("p.json", '[{"prompt": "a"}', "line 1"),
+        ("p.txt", "--prompt a --steps 4 --tiling True\n", "invalid option --tiling"),
+        ("p.txt", "a star\n--prompt a --seed 1 --seed 2\n", "line 2"),
+        ("p.txt", "--prompt a --seed\n", "--seed has no value"),
+        ("p.txt", "--prompt a dog's bone\n", "invalid line of options"),
+        ("p.txt", "--seed 7\n", "no --prompt"),
+        ("p.txt", "--prompt a --seed -1\n", "column seed"),
+        ("p.txt", '--prompt a --sampler_name "DPM fast"\n', "no such sampler"),
         ("p.jsonl", '{"prompt": "a", "seed": 1}\n{"prompt": "b", "seeds": [1]}\n', "both a seed and a seeds"),
     ],
 )
@@ -129,6 +150,90 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, text: str | byt
 def test_a_mapping_that_names_no_column(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="does not exist: cgf"):
         built(tmp_path, "p.csv", "prompt,cfg\na,7\n", columns={"cgf": "guidance_scale"})
+
+
+def test_headers_as_people_write_them(tmp_path: Path) -> None:
+    expected = {"prompt": ["a"], "seed": [7], "note": ["n"]}
+    assert built(tmp_path, "p.csv", "prompt, seed, note\na,7,n\n").to_pydict() == expected
+    assert built(tmp_path, "p.csv", b'\xef\xbb\xbf"prompt", "seed" ,note\ra,7,n\r').to_pydict() == expected
+    assert built(tmp_path, "p.tsv", '"prompt"\t"seed"\tnote\na\t7\tn\n').to_pydict() == expected
+    assert built(tmp_path, "p.csv", "prompt,seed,note\na,7,n\n".encode("utf-16")).to_pydict() == expected
+
+
+def test_long_cells_and_every_end_of_line(tmp_path: Path) -> None:
+    long = "x" * 300_000
+    assert built(tmp_path, "p.csv", f"prompt\r{long}\rb\r")["prompt"].to_pylist() == [long, "b"]
+    assert built(tmp_path, "p.txt", "a\rb\r\nc\nd\u2028e\n")["prompt"].to_pylist() == ["a", "b", "c", "d\u2028e"]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([7, "s"], ["7", '"s"']),
+        ([{}, None], ["{}", None]),
+        ([[{"class": "cup", "n": 1}, {"position": ["left of", 0]}]], None),
+        ([2**70, 1], [str(2**70), "1"]),
+        ([2**60 + 1, 1.5], [str(2**60 + 1), "1.5"]),
+        ([[1], {"a": [{}]}], ["[1]", '{"a": [{}]}']),
+        (["é", 1], ['"é"', "1"]),
+        ([True, 1], ["true", "1"]),
+    ],
+)
+def test_mixed_json_is_kept_as_text(tmp_path: Path, values: list[Any], expected: list[str | None] | None) -> None:
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": "a", "x": value}) + "\n" for value in values))
+    report = build_manifest(tmp_path / "p.jsonl")
+    read = pq.read_table(report.manifest)
+    assert read["x"].to_pylist() == (expected or [json.dumps(value) for value in values])
+    assert report.warnings == ("the values of the column 'x' are not all of one type; it holds them as JSON text",)
+
+
+def test_a_json_array_is_read_as_its_lines_are(tmp_path: Path) -> None:
+    objects = [{"prompt": "a", "x": [1]}, {"prompt": "b", "x": None}]
+    for text in (json.dumps(objects), json.dumps(objects, indent=1), "\n ".join(map(json.dumps, objects)), "[]"):
+        read = built(tmp_path, "p.json", text) if text != "[]" else None
+        assert read is None or read.to_pylist() == objects
+    assert built(tmp_path, "p.jsonl", '{"prompt": "a", "guidance_scale": NaN}')["guidance_scale"].to_pylist() == [None]
+
+
+def test_lines_of_options_become_columns(tmp_path: Path) -> None:
+    lines = (
+        '--prompt "a red star" --negative_prompt "blurry" --seed 7 --steps 4 --width 96 --height 96\n'
+        "a plain line\n"
+        "--prompt a blue ring --cfg_scale 3.5 --sampler_name 'DPM++ 2M Karras'\n"
+    )
+    (first, plain, third) = built(tmp_path, "p.txt", lines).to_pylist()
+    given = {"negative_prompt": "blurry", "seed": 7, "num_inference_steps": 4, "width": 96, "height": 96}
+    nothing = dict.fromkeys([*given, "guidance_scale", "scheduler"])
+    assert first == {**nothing, "prompt": "a red star", **given}
+    assert plain == {**nothing, "prompt": "a plain line"}
+    assert third == {**nothing, "prompt": "a blue ring", "guidance_scale": 3.5, "scheduler": "dpmsolver++:karras"}
+
+
+def test_what_may_not_be_meant_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text('# a comment\na (ring:1.3)\n"quoted"\n__color__ star\n')
+    signs, quotes, hashes = build_manifest(tmp_path / "p.txt").warnings
+    assert signs.startswith("2 prompts hold signs")
+    assert "'(ring:1.3)'" in signs
+    assert quotes.startswith("1 cells begin and end with quotes")
+    assert hashes.startswith("1 prompts begin with #")
+    (tmp_path / "p.csv").write_text('prompt,note\n"a ""b""", "c"\n')
+    assert len(build_manifest(tmp_path / "p.csv", tmp_path / "m.parquet").warnings) == 1
+
+
+def test_the_default_place_replaces_only_what_was_built_from_the_same_file(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("prompt\na\n")
+    (tmp_path / "p.txt").write_text("b\n")
+    for _ in range(2):
+        assert build_manifest(tmp_path / "p.csv").manifest == tmp_path / "p.parquet"
+    with pytest.raises(OutputError, match=r"not built from p\.txt"):
+        build_manifest(tmp_path / "p.txt")
+    assert pq.read_table(tmp_path / "p.parquet")["prompt"].to_pylist() == ["a"]
+    build_manifest(tmp_path / "p.txt", tmp_path / "p.parquet")
+    assert pq.read_table(tmp_path / "p.parquet")["prompt"].to_pylist() == ["b"]
+    (tmp_path / "p.parquet").write_text("mine")
+    with pytest.raises(OutputError, match=r"not built from p\.csv"):
+        build_manifest(tmp_path / "p.csv")
+    assert (tmp_path / "p.parquet").read_text() == "mine"
 
 
 @pytest.mark.parametrize("out", ["p.csv", "other.csv", "folder", "p.csv/m.parquet"])
