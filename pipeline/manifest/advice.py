@@ -2,9 +2,14 @@
 
 import json
 import re
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
 
 from pipeline.manifest.foreign_names import SIZE, meant
+
+TEXT_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt")
+"""Endings of the files that ``darkroom manifest build`` reads."""
 
 _PLAIN = re.compile(r"[A-Za-z_][\w.-]*(?: [\w.-]+)*", re.ASCII)
 _YAML_WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
@@ -72,3 +77,15 @@ def _free(name: str, taken: Collection[str]) -> str:
     while name in taken:
         name += "_"
     return name
+
+
+def building_advice(folder: str, key: str) -> str:
+    """Return what to write for a manifest that is not Parquet, with the one command that makes it."""
+    stem, _, ending = key.rpartition(".")
+    if f".{ending.lower()}" not in TEXT_ENDINGS:
+        return "Parquet; `darkroom manifest build` makes it from CSV, TSV, JSONL, JSON or TXT"
+    if "://" in folder:
+        name = shlex.quote(PurePosixPath(key).name)
+        return f"Parquet; download the file, build it with `darkroom manifest build {name}`, and upload what that makes"
+    source, built = (shlex.quote(str(PurePosixPath(folder, name))) for name in (key, f"{stem}.parquet"))
+    return f"Parquet: type `darkroom manifest build {source}`, then give {built} as the manifest"

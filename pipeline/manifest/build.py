@@ -28,6 +28,7 @@ from pipeline.manifest.columns import (
 from pipeline.manifest.parse import CELLS, Cell
 from pipeline.manifest.signs import Signs
 from pipeline.manifest.sources import FORMATS, Format, Row
+from pipeline.parquet import ParquetReader
 
 ROW_GROUP_ROWS = 10_000
 MADE_FROM = b"darkroom.made_from"
@@ -100,7 +101,7 @@ def _place(source: Path) -> Path:
 def _made_from(manifest: Path) -> str | None:
     try:
         with manifest.open("rb") as file:
-            found = pq.read_metadata(pa.PythonFile(file, mode="r")).metadata or {}
+            found = ParquetReader(file).schema.metadata or {}
     except (pa.ArrowException, OSError, ValueError):
         return None
     return found.get(MADE_FROM, b"").decode() or None
@@ -234,9 +235,9 @@ class _Columns:
                 yield f"the values of the column {name!r} are not all of one type; it holds them as JSON text"
         yield from self._signs.warnings()
         if self._quotes:
-            yield f"{self._quotes:,} cells begin and end with quotes, which are kept as part of the text"
+            yield f"cells that begin and end with quotes: {self._quotes:,}; the quotes are kept as part of the text"
         if self._hashes:
-            yield f"{self._hashes:,} prompts begin with #; a list of prompts has no comments, so they are drawn as text"
+            yield f"prompts that begin with #: {self._hashes:,}; they are drawn as text, as every line is"
 
 
 def _groups(rows: Iterator[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:

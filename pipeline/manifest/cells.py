@@ -11,6 +11,7 @@ from pipeline.errors import InputError
 from pipeline.manifest.blocklist import Blocklist
 from pipeline.manifest.rules import RowRules
 from pipeline.manifest.verdicts import Fault, Verdicts
+from pipeline.samplers import scheduler_named
 from pipeline.schedulers import scheduler_of
 
 _BLANK_ALLOWED = "a text with something in it"
@@ -110,11 +111,20 @@ def schedulers(column: pa.Array, name: str, verdicts: Verdicts, rules: RowRules)
     texts = [_canonical(given, rules) for given in encoded.dictionary.to_pylist()]
     known = pa.array(texts, pa.string()).take(encoded.indices)
     unknown = _mask(pc.is_null(known)) & ~_mask(pc.is_null(encoded))
-    allowed = ", ".join(sorted(rules.schedulers)) + "".join(
-        f"; no list of {kind} for this model" for kind in ("timesteps", "sigmas") if kind not in rules.lists
+    allowed = (
+        _of_other_programs(encoded.dictionary.to_pylist(), rules)
+        + ", ".join(sorted(rules.schedulers))
+        + "".join(f"; no list of {kind} for this model" for kind in ("timesteps", "sigmas") if kind not in rules.lists)
     )
     verdicts.reject(unknown, Fault(column=name, reason="no such scheduler", allowed=allowed, values=column))
     return known
+
+
+def _of_other_programs(given: list[str], rules: RowRules) -> str:
+    """Our names for the samplers of the web UI among the texts, as far as the model takes them."""
+    named = {text: scheduler_named(text) for text in given if _canonical(text, rules) is None}
+    known = [f"{ours} for {text!r}" for text, ours in named.items() if ours and _canonical(ours, rules)]
+    return f"{', '.join(known)}; " if known else ""
 
 
 def _canonical(given: str, rules: RowRules) -> str | None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.errors import InputError, ManifestError, StoreError
 from pipeline.manifest import arrow_types
+from pipeline.manifest.advice import building_advice
 from pipeline.manifest.columns import (
     ColumnMapping,
     Matched,
@@ -210,10 +211,10 @@ def _footer(store: ObjectStore, key: str) -> tuple[pa.Schema, tuple[int, ...]]:
             return read.schema, read.row_groups
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ManifestError(
-            f"this is not a Parquet file: {str(error).splitlines()[0]}",
+            f"this is not a Parquet file: {str(error).partition('. ')[0].splitlines()[0]}",
             where="manifest",
             value=key,
-            allowed="Parquet; `darkroom manifest build` makes it from CSV, TSV, JSONL or TXT",
+            allowed=building_advice(store.uri, key),
         ) from None
 
 

@@ -92,7 +92,7 @@ def _reader(file: TextIO, dialect: Mapping[str, Any]) -> Any:
 
 def _names(reader: Any, path: Path, dialect: Mapping[str, Any]) -> list[str]:
     """The header's cells without the blanks, byte order marks and quotes around them."""
-    cells: list[str] = next(reader, [])
+    cells: list[str] = [_without_nul(cell, f"{path}, line 1") for cell in next(reader, [])]
     other = [sign for sign in _SEPARATORS if sign in "".join(cells)] if len(cells) == 1 else []
     if other:
         own = dialect["delimiter"]

@@ -108,7 +108,7 @@ def test_blank_lines_are_left_out_and_counted(tmp_path: Path) -> None:
         ("p.csv", "prompt,task_id\n", "Darkroom's own metadata"),
         ("p.csv", b"prompt\n" + b"a\n" * 9000 + b"caf\xe9\n", "line 9002"),
         ("p.csv", b"\xff\xfe" + "prompt\na\n".encode("utf-16-le")[:-1], "not UTF-8"),
-        ("p.csv", "prompt\na\n".encode("utf-16-le"), "no prompt column"),
+        ("p.csv", "prompt\na\n".encode("utf-16-le"), "NUL character"),
         ("p.csv", b"prompt\na\0b\n", "line 2"),
         ("p.txt", b"a\0b\n", "NUL character"),
         ("p.csv", "prompt;seed\na;7\n", "separated by semicolons"),
@@ -214,8 +214,8 @@ def test_what_may_not_be_meant_is_counted(tmp_path: Path) -> None:
     signs, quotes, hashes = build_manifest(tmp_path / "p.txt").warnings
     assert signs.startswith("2 prompts hold signs")
     assert "'(ring:1.3)'" in signs
-    assert quotes.startswith("1 cells begin and end with quotes")
-    assert hashes.startswith("1 prompts begin with #")
+    assert quotes.startswith("cells that begin and end with quotes: 1;")
+    assert hashes.startswith("prompts that begin with #: 1;")
     (tmp_path / "p.csv").write_text('prompt,note\n"a ""b""", "c"\n')
     assert len(build_manifest(tmp_path / "p.csv", tmp_path / "m.parquet").warnings) == 1
 
