@@ -36,7 +36,7 @@ def build(
     ],
     out: Annotated[
         str | None,
-        typer.Argument(metavar="[OUT]", help="Local Parquet file to write; by default SOURCE with the ending .parquet."),
+        typer.Argument(metavar="OUT", help="Local Parquet file to write; by default SOURCE with the ending .parquet."),
     ] = None,
     column: Column = None,
     as_json: options.AsJson = False,
