@@ -191,8 +191,7 @@ class Job(_Section):
     manifest: Annotated[_Filled, _allowed("a Parquet file, a directory of them, or a glob; local or s3://")]
     model: ModelSection = Field(default_factory=ModelSection)
     manifest_columns: Annotated[
-        dict[str, str | None],
-        _allowed("a mapping of their column names to a setting, to another name, or to null, which leaves them out"),
+        dict[str, str | None], _allowed("a mapping of their column names to a setting, another name, or null")
     ] = Field(default_factory=dict)
     prompts: PromptsSection = Field(default_factory=PromptsSection)
     sweep: SweepSection = Field(default_factory=SweepSection)
