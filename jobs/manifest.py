@@ -79,18 +79,22 @@ def check(
     )
     options.print_warnings(opened.warnings)
     result = check_manifest(opened)
+    options.print_warnings(result.warnings)
     if result.rejected_count:
         raise rejection_error(result, opened)
     if as_json:
         facts: dict[str, object] = {"rows": result.rows, "files": len(opened.files)}
         facts["extra_columns"] = opened.extra_schema.names
-        facts["warnings"] = list(opened.warnings)
+        facts["own_values"] = {own.setting: own.values for own in result.own_values}
+        facts["warnings"] = [*opened.warnings, *result.warnings]
         typer.echo(json.dumps({"manifest": manifest, **facts}))
         return
     extras = ", ".join(opened.extra_schema.names) or "none"
     typer.echo(
         f"{manifest}: {result.rows:,} prompt rows in {len(opened.files):,} file(s), all usable; extra columns: {extras}"
     )
+    for own in result.own_values:
+        typer.echo(str(own))
 
 
 def _local(path: str, where: str) -> Path:

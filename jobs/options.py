@@ -11,6 +11,7 @@ import typer
 from pipeline.cache import cache_folder as cache_folder  # the verbs find these two beside the options
 from pipeline.config import Job, job_keys, load_job, parse_setting
 from pipeline.errors import InputError
+from pipeline.manifest.survey import OwnValues
 from pipeline.planning.spending import check_rate as check_rate
 from pipeline.schedulers import SCHEDULERS
 from pipeline.storage.s3_settings import S3Settings
@@ -90,6 +91,12 @@ def print_warnings(warnings: Iterable[str]) -> None:
     """Print each warning as one line on stderr."""
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
+
+
+def print_own_values(own_values: Iterable[OwnValues]) -> None:
+    """Say on stderr which settings come from the manifest's columns."""
+    for own in own_values:
+        typer.echo(f"note: {own}", err=True)
 
 
 def s3_settings(endpoint_url: str | None, region: str | None) -> S3Settings:

@@ -43,6 +43,7 @@ def plan(
     if not prepared.count.rows:
         typer.echo(f"warning: {nothing_in(prepared)}", err=True)
     options.print_warnings(prepared.warnings)
+    options.print_own_values(prepared.own_values)
     figures = figures_of(prepared, limit, sample)
     facts = describe(prepared, figures) | time_and_cost(figures, rate, price)
     typer.echo(json.dumps(facts, indent=1) if as_json else _as_text(facts, priced=price is not None))

@@ -65,6 +65,7 @@ def render(
         check_output(given.output.uri or "")
     prepared = prepare(given, skip_bad_rows=skip_bad_rows, cache_folder=options.cache_folder())
     options.print_warnings(prepared.warnings)
+    options.print_own_values(prepared.own_values)
     for row in prepared.rejected:
         typer.echo(f"skipped: {row}", err=True)
     if not prepared.count.rows:

@@ -120,6 +120,7 @@ def describe(prepared: Prepared, figures: Figures) -> dict[str, Any]:
             "sizes": [f"{width}x{height}" for width, height in axes.sizes],
             "points": prepared.points,
             "replaced_by_columns": list(counted.overrides),
+            "own_values": {own.setting: own.values for own in prepared.own_values},
         },
         "images_planned": figures.whole.images,
         "images_committed": None if figures.run is None else figures.whole.images - open_.images,

@@ -18,6 +18,7 @@ from pipeline.manifest.check import CheckResult, rejection_error
 from pipeline.manifest.open import Manifest, Split, open_manifest
 from pipeline.manifest.read import Batch, read_rows
 from pipeline.manifest.rules import RowRules
+from pipeline.manifest.survey import OwnValues, Survey
 from pipeline.manifest.verdicts import RejectedRow
 from pipeline.model.check import check_files
 from pipeline.model.facts import ModelFacts, read_facts
@@ -50,11 +51,14 @@ class Prepared:
     """The first few."""
     rejected_rows: Rows
     """All of them, by number over the manifest."""
+    own_values: tuple[OwnValues, ...]
+    """Settings that come from the manifest's columns."""
+    prompt_warnings: tuple[str, ...]
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences about input that may not mean what it seems, for ``plan``, ``render`` and their JSON."""
-        return self.manifest.warnings
+        return (*self.manifest.warnings, *self.prompt_warnings)
 
     @property
     def points(self) -> int:
@@ -137,6 +141,8 @@ def prepare(job: Job, *, skip_bad_rows: bool = False, cache_folder: Path | None 
         count=counted,
         rejected=tuple(rejections.first),
         rejected_rows=rejections.numbers(),
+        own_values=rejections.survey.own_values(manifest.files),
+        prompt_warnings=rejections.survey.warnings(),
     )
 
 
@@ -205,6 +211,8 @@ class _Rejections:
         self._numbers: list[int] = []
         self._reading = True
         self.first: list[RejectedRow] = []
+        self.survey = Survey()
+        """Over the good rows."""
 
     @property
     def total(self) -> int:
@@ -223,7 +231,10 @@ class _Rejections:
             good = np.ones(batch.table.num_rows, np.bool_)
             good[[refusal.row for refusal in refused]] = False
             if good.any():
-                yield keep_rows(_numbered(batch), good)
+                kept = keep_rows(_numbered(batch), good)
+                if first_pass:
+                    self.survey.see(kept[0])
+                yield kept
 
     def _note(self, batch: Batch, rejected: list[RejectedRow]) -> None:
         rejected.sort(key=lambda row: row.row)

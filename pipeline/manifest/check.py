@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pipeline.errors import ManifestError
 from pipeline.manifest.open import Manifest
 from pipeline.manifest.read import read_rows
+from pipeline.manifest.survey import OwnValues, Survey
 from pipeline.manifest.verdicts import RejectedRow
 
 
@@ -15,17 +16,29 @@ class CheckResult:
     rejected_count: int
     rejected: tuple[RejectedRow, ...]
     """The first few."""
+    own_values: tuple[OwnValues, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """Sentences about the good rows."""
 
 
 def check_manifest(manifest: Manifest, show: int = 10) -> CheckResult:
     """Read every row once."""
     rows = rejected_count = 0
     rejected: list[RejectedRow] = []
+    survey = Survey()
     for batch in read_rows(manifest):
+        survey.see(batch.table)
         rows += batch.table.num_rows + len(batch.rejected)
         rejected_count += len(batch.rejected)
         rejected += batch.rejected[: show - len(rejected)]
-    return CheckResult(rows=rows, good=rows - rejected_count, rejected_count=rejected_count, rejected=tuple(rejected))
+    return CheckResult(
+        rows=rows,
+        good=rows - rejected_count,
+        rejected_count=rejected_count,
+        rejected=tuple(rejected),
+        own_values=survey.own_values(manifest.files),
+        warnings=survey.warnings(),
+    )
 
 
 def rejection_error(result: CheckResult, manifest: Manifest) -> ManifestError:
