@@ -47,11 +47,10 @@ lint: setup
 # What `make cluster` runs.
 LONGER := tests/cluster/test_leaving.py tests/cluster/test_benchmarks.py
 
-# The S3 server of the tests has an environment of its own, made once. Parity tables are printed after the first part.
+# The S3 server of the tests has an environment of its own, made once.
 test: lint
 	$(BIN)/python -m tests.servers.swift_install
-	$(BIN)/python -m pytest -q tests/rendering
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/rendering $(LONGER:%=--ignore %)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(LONGER:%=--ignore %)
 
 explore: setup
 	$(BIN)/python -m tests.servers.swift_install

@@ -1,4 +1,4 @@
-"""The object store every room's tests share: a real Swift, started once per run, and a fresh bucket per test."""
+"""What the tests of all rooms share: one thread each, the parity table, and a real S3 server with a bucket per test."""
 
 import os
 import uuid
@@ -9,7 +9,13 @@ import pytest
 from hypothesis import settings
 
 from pipeline.storage.s3_settings import S3Settings
+from tests.differences import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown
 from tests.servers.swift import SwiftServer
+
+__all__ = ["pytest_sessionfinish", "pytest_terminal_summary", "pytest_testnodedown"]
+
+# Tests run in one process per core, and a tiny model is drawn ten times as fast by one thread as by several.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # The same examples in every run, so that a test that fails fails again; `make explore` draws others each time.
 settings.register_profile("same", deadline=None, derandomize=True)

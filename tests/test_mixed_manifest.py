@@ -1,14 +1,12 @@
 """A manifest whose rows agree in nothing: one command, one pass, each picture as stock diffusers draws it alone."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import numpy as np
 import pyarrow.parquet as pq
-import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -50,16 +48,7 @@ def drawn_alone(stock: Any, config: Any, row: dict[str, Any]) -> NDArray[np.int_
     return np.asarray(stock(**options, generator=generator).images[0]).astype(int)
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Tiny models are drawn ten times as fast by one as by several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def test_each_picture_is_what_stock_draws_alone(tmp_path: Path, one_thread: None) -> None:
+def test_each_picture_is_what_stock_draws_alone(tmp_path: Path) -> None:
     folder = tiny_models.save(tiny_models.stable_diffusion(), tmp_path / "model")
     rows = [row(number) for number in range(IMAGES)]
     write_manifest(tmp_path / "m.parquet", rows)

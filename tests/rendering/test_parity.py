@@ -22,7 +22,7 @@ from pipeline.rendering.loading import LoadedModel, load_model
 from pipeline.rendering.results import Rendered
 from pipeline.schedulers import name_of_class, scheduler_of
 from tests import tiny_models
-from tests.rendering.conftest import note_difference
+from tests.differences import note_difference
 from tests.rendering.tasks import task
 from tests.tiny_models import SIZE_PX
 
