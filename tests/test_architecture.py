@@ -22,6 +22,7 @@ WALLS = {
     "pipeline.planning": {"torch", "diffusers", "ray", "boto3"},
     "pipeline.model": {"torch", "diffusers", "ray"},
     "pipeline.manifest": {"torch", "ray"},
+    "pipeline.parquet": {"torch", "ray", "pipeline.errors", "pipeline.storage", "pipeline.output", "pipeline.manifest"},
     "pipeline.storage": {"torch", "ray", "pyarrow", "pipeline.recipe", "pipeline.output", "pipeline.rendering"},
     "pipeline.rendering": {"ray", "boto3", "pyarrow", "pipeline.storage", "pipeline.output"},
     "pipeline.output": {"torch", "ray"},
