@@ -68,6 +68,9 @@ RetryFailed = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print JSON instead of a text; what is said meanwhile is no part of it.")
 ]
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Say more at the end: workers, storage, the engines' time, manifests.")
+]
 Rate = Annotated[
     float | None,
     typer.Option(

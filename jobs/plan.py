@@ -6,9 +6,10 @@ from typing import Any
 import typer
 
 from jobs import options
-from jobs.words import duration
+from jobs.words import counted, duration, requested
 from pipeline.overview import SHOWN_VALUES, describe, figures_of, nothing_in, time_and_cost
 from pipeline.planning.count import MAX_ROWS_COMPARED
+from pipeline.planning.no_effect import NoEffect
 from pipeline.prepare import prepare
 
 
@@ -46,33 +47,48 @@ def plan(
     options.print_own_values(prepared.own_values)
     figures = figures_of(prepared, limit, sample)
     facts = describe(prepared, figures) | time_and_cost(figures, rate, price)
-    typer.echo(json.dumps(facts, indent=1) if as_json else _as_text(facts, priced=price is not None))
+    typer.echo(
+        json.dumps(facts, indent=1) if as_json else _as_text(facts, prepared.no_effect, priced=price is not None)
+    )
 
 
-def _as_text(facts: dict[str, Any], *, priced: bool) -> str:
+def _as_text(facts: dict[str, Any], no_effect: NoEffect, *, priced: bool) -> str:
     sweep, committed = facts["sweep"], facts["images_committed"]
     lines = [
         ("manifest", _rows_text(facts)),
         ("model", f"{facts['model']}, dtype {facts['dtype']}"),
         ("sweep", _sweep_text(sweep)),
-        ("columns", f"replace the sweep in their rows: {', '.join(sweep['replaced_by_columns'])}"
-         if sweep["replaced_by_columns"] else "none of the manifest's replaces an axis of the sweep"),
-        ("output", facts["output"]),
-        ("planned", f"{facts['images_planned']:,} images"),
-        ("committed", "the output holds no image yet" if committed is None else f"{committed:,} of these images"),
-        ("to render", f"{facts['images_to_render']:,} images, {facts['evaluations']:,} evaluations, "
-         f"{facts['megapixel_evaluations']:,} megapixel-evaluations, {facts['megapixel_steps']:,} megapixel-steps"),
-        ("objects", f"about {facts['objects']:,} ({facts['shards']:,} shards), "
-         f"{facts['raw_bytes'] / 1e9:,.2f} GB of pixels before compression"),
-    ]  # fmt: skip
-    if "hours" in facts and facts["images_to_render"]:
-        lines.append(("time", f"{_time(facts)} at {_rate(facts)}; starting and loading not counted"))
+    ]
+    if sweep["replaced_by_columns"]:
+        lines.append(("columns", f"replace the sweep in their rows: {', '.join(sweep['replaced_by_columns'])}"))
+    lines.append(("output", facts["output"]))
+    if facts["images_requested"] != facts["images_distinct"]:
+        lines.append(("requested", requested(facts["images_requested"], facts["images_distinct"])))
+    if without := no_effect.summary():
+        lines.append(("no effect", without))
+    if no_effect.not_counted and not no_effect.effects.cut:
+        lines.append(("not known", f"how many prompts are cut: {no_effect.not_counted}"))
+    lines += [
+        ("planned", counted(facts["images_planned"])),
+        ("committed", "none yet" if committed is None else f"{committed:,} of these images"),
+        ("to render", counted(facts["images_to_render"])),
+    ]
+    if facts["images_to_render"]:
+        lines.append(("time", _time_text(facts)))
+        size = f"{facts['raw_bytes'] / 1e9:,.2f} GB before compression"
+        lines.append(("storage", f"about {facts['objects']:,} objects, {size}"))
     if "cost" in facts:
         price = f"{facts['hours']:,.3f} hours at {facts['price_per_hour']:g} for all workers together"
         lines.append(("cost", f"{facts['cost']:,.2f} ({price})"))
     elif priced:
-        lines.append(("cost", "nobody knows yet how fast this run is: give --rate, or render a --sample first"))
+        lines.append(("cost", "unknown, as the time is"))
     return "\n".join(f"{name:<10} {text}" for name, text in lines)
+
+
+def _time_text(facts: dict[str, Any]) -> str:
+    if "hours" not in facts:
+        return "unknown: `darkroom render --sample 16` of this job measures it, or give --rate"
+    return f"{_time(facts)} at {_rate(facts)}; starting and loading not counted"
 
 
 def _time(facts: dict[str, Any]) -> str:
@@ -86,8 +102,9 @@ def _time(facts: dict[str, Any]) -> str:
 def _rate(facts: dict[str, Any]) -> str:
     if "images_per_s" in facts:
         return f"{facts['images_per_s']:g} images/s"
-    measured = f"{facts['measured_megapixel_evaluations_per_s']:,.2f} megapixel-evaluations/s measured"
-    return f"{measured}, over the {facts['measured_images']:,} images of the last launch here"
+    per_image = facts["megapixel_evaluations"] / facts["images_to_render"]
+    rate = facts["measured_megapixel_evaluations_per_s"] / per_image
+    return f"{rate:,.2f} images/s, as measured over {counted(facts['measured_images'])} of the last launch here"
 
 
 def _sweep_text(sweep: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """``darkroom render``: plan, render what is missing, commit, finalize."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +9,7 @@ import typer
 
 from jobs import options
 from jobs.prompt import NO_MANIFEST, with_prompt
-from jobs.words import duration
+from jobs.words import counted, duration, requested
 from pipeline.distributed.parcel import RAYS_FOLDER, check_output
 from pipeline.overview import nothing_in
 from pipeline.planning.spending import Spending
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from pipeline.distributed.report import Report
 
 SHOWN_MANIFESTS = 10
+_Line = tuple[str, str]
+"""A line of the report: its name, which may be empty, and its text."""
 
 
 def render(
@@ -42,6 +45,7 @@ def render(
     price: options.Price = None,
     rate: options.Rate = None,
     as_json: options.AsJson = False,
+    verbose: options.Verbose = False,
     address: Annotated[
         str | None,
         typer.Option("--address", help="Ray cluster to use; also RAY_ADDRESS. Without, a Ray is started here."),
@@ -73,7 +77,7 @@ def render(
         from pipeline.distributed.launch import nothing_asked
 
         report = nothing_asked(prepared)
-        typer.echo(report.as_json() if as_json else _as_text(report))
+        typer.echo(report.as_json() if as_json else _as_text(report, verbose=verbose))
         return
 
     address = address or os.environ.get("RAY_ADDRESS")
@@ -92,59 +96,86 @@ def render(
     )
     with Display() as display:
         report = launch(prepared, chosen, display.tell, display.update)
-    typer.echo(report.as_json() if as_json else _as_text(report))
+    typer.echo(report.as_json() if as_json else _as_text(report, verbose=verbose))
     if report.stopped == "interrupted":
         raise typer.Exit(130)
     if report.failed > given.render.allowed_failures:
         raise typer.Exit(3)
 
 
-def _as_text(report: "Report") -> str:
-    pace = f" ({report.images_per_s:.2f} images/s, loading the model included)" if report.images_per_s else ""
-    lines = [
-        f"rendered   {report.ok:,} images in {duration(report.elapsed_s)}{pace}",
-        f"committed  {report.finalized.ok:,} images in {report.output_uri}",
-        f"workers    {report.workers}, the model was loaded {_times(report.model_loads)}",
-    ]
-    if len(report.added_by_manifest) > 1:
-        added = sorted(report.added_by_manifest.items())
-        lines += [f"  + {number:,} of {name}" for name, number in added[-SHOWN_MANIFESTS:]]
-        lines += [f"  + {len(added) - SHOWN_MANIFESTS:,} manifests more"] if len(added) > SHOWN_MANIFESTS else []
-    if report.added_key:
-        lines.append(f"added      {report.added_key} lists them")
-    traffic = report.traffic
-    retried = f", {traffic.retries:,} of them again" if traffic.retries else ""
-    lines.append(f"store      {traffic.requests:,} requests{retried}; {traffic.bytes_put / 1e6:,.1f} MB written")
-    lines += _engines(report)
+def _as_text(report: "Report", *, verbose: bool = False) -> str:
+    lines = [*_outcome(report), *(_details(report) if verbose else ()), *_what_to_know(report)]
+    return "\n".join(f"{name:<10} {text}".rstrip() if name else text for name, text in lines)
+
+
+def _outcome(report: "Report") -> Iterator[_Line]:
+    """What was made, and what it cost."""
+    if not (report.ok or report.failed or report.remaining):
+        yield "", _nothing_to_render(report)
+    else:
+        pace = f" ({report.images_per_s:.2f} images/s, loading the model included)" if report.images_per_s else ""
+        yield "rendered", f"{counted(report.ok)} in {duration(report.elapsed_s)}{pace}"
+        yield "committed", f"{counted(report.finalized.ok)} in {report.output_uri}"
     if report.cost is not None:
-        lines.append(f"cost       {report.cost:,.2f}")
+        yield "cost", f"{report.cost:,.2f}"
+
+
+def _nothing_to_render(report: "Report") -> str:
+    if not report.planned:
+        return f"Nothing to render: the job asks for no image. The output {report.output_uri} is as it was."
+    if report.already_failed:
+        return f"Nothing to render: all {counted(report.planned)} have an outcome in {report.output_uri}."
+    return f"Nothing to render: all {counted(report.planned)} are there, in {report.output_uri}."
+
+
+def _details(report: "Report") -> Iterator[_Line]:
+    """How it was made: with ``--verbose`` alone."""
+    yield "workers", f"{report.workers}; the model was loaded {_times(report.model_loads)}"
+    yield from _by_manifest(report)
+    if report.added_key:
+        yield "added", f"{report.added_key} lists the images of this launch"
+    traffic = report.traffic
+    retried = f", {traffic.retries:,} of them retries" if traffic.retries else ""
+    yield "store", f"{traffic.requests:,} requests{retried}; {traffic.bytes_put / 1e6:,.1f} MB written"
+    if report.engine.denoiser_calls:
+        from jobs.progress import time_split
+
+        yield "engines", f"{time_split(report.engine)}; batch fill {report.engine.real_rows:.1%}"
+    if report.slowest_worker:
+        yield "slowest", f"worker at {report.slowest_worker:.0%} of the median worker's rate"
+
+
+def _by_manifest(report: "Report") -> Iterator[_Line]:
+    added = sorted(report.added_by_manifest.items())
+    if len(added) > 1:
+        for name, number in added[-SHOWN_MANIFESTS:]:
+            yield "", f"  + {number:,} of {name}"
+        if len(added) > SHOWN_MANIFESTS:
+            yield "", f"  + {len(added) - SHOWN_MANIFESTS:,} manifests more"
+
+
+def _what_to_know(report: "Report") -> Iterator[_Line]:
+    """What somebody may want to act on; nothing where all is as it should be."""
+    if report.requested is not None and report.requested != report.planned:
+        yield "requested", requested(report.requested, report.planned)
+    if without := report.no_effect.summary():
+        yield "no effect", without
     if report.verdicts:
         counts = sorted(report.verdicts.items(), key=lambda count: -count[1])
-        lines.append(f"verdicts   {', '.join(f'{number:,} {verdict}' for verdict, number in counts)}")
+        yield "verdicts", ", ".join(f"{number:,} {verdict}" for verdict, number in counts)
     if report.worker_deaths:
-        lines.append(f"deaths     {report.worker_deaths} worker deaths; what they had in hand was rendered again")
+        yield "deaths", f"{report.worker_deaths} worker deaths; what they had in hand was rendered again"
     if report.stopped:
-        lines.append(f"remaining  {report.remaining:,} images: stopped before they were begun")
+        yield "remaining", f"{counted(report.remaining)}: stopped before they were begun"
     if report.rejected_rows:
-        lines.append(f"skipped    {report.rejected_rows:,} manifest rows that cannot be used")
+        yield "skipped", f"{report.rejected_rows:,} manifest rows that cannot be used"
     if report.already_failed:
-        lines.append(f"failed     {report.already_failed:,} images in earlier launches; not tried again")
+        yield "failed", f"{counted(report.already_failed)} in earlier launches; --retry-failed tries them again"
     if report.failed:
-        lines.append(f"failed     {report.failed:,} images in this launch:")
-        lines += [
-            f"  - {row['prompt_id']} ({row['task_id']}): {row['verdict']}, {row['error']}" for row in report.failures
-        ]
-    return "\n".join(lines)
+        yield "failed", f"{counted(report.failed)} in this launch:"
+        for row in report.failures:
+            yield "", f"  - {row['prompt_id']} ({row['task_id']}): {row['verdict']}, {row['error']}"
 
 
 def _times(number: int) -> str:
     return "once" if number == 1 else f"{number} times"
-
-
-def _engines(report: "Report") -> list[str]:
-    from jobs.progress import time_split
-
-    if not report.engine.denoiser_calls:
-        return []
-    skew = f"; the slowest worker at {report.slowest_worker:.0%} of the median" if report.slowest_worker else ""
-    return [f"engines    {time_split(report.engine)}; {report.engine.real_rows:.1%} of rows were images'{skew}"]

@@ -58,6 +58,7 @@ def submit(
     price: options.Price = None,
     rate: options.Rate = None,
     as_json: options.AsJson = False,
+    verbose: options.Verbose = False,
     address: Address = None,
     runtime_env: RuntimeEnv = None,
     working_dir: WorkingDir = None,
@@ -76,7 +77,9 @@ def submit(
         "--sample": sample, "--max-images": max_images, "--max-cost": max_cost, "--price-per-hour": price,
         "--rate": rate,
     }  # fmt: skip
-    flags = {"--skip-bad-rows": skip_bad_rows, "--retry-failed": retry_failed, "--json": as_json}
+    flags = {
+        "--skip-bad-rows": skip_bad_rows, "--retry-failed": retry_failed, "--json": as_json, "--verbose": verbose,
+    }  # fmt: skip
     words = [word for key, value in given.items() if value is not None for word in (key, str(value))]
     words += [word for text in settings or () for word in ("--set", text)]
     words += [flag for flag, is_set in flags.items() if is_set]

@@ -6,3 +6,16 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def counted(images: int) -> str:
+    """Return a number of images: 1 image, 1,000 images."""
+    return f"{images:,} image{'s' * (images != 1)}"
+
+
+def requested(images: int, distinct: int) -> str:
+    """Return how many images are asked for and how many of them differ."""
+    return (
+        f"{counted(images)}, {distinct:,} distinct: {images - distinct:,} "
+        f"request{'s are' if images - distinct != 1 else ' is'} answered by an image that another row asks for"
+    )

@@ -4,7 +4,7 @@ The one place that joins the pure rooms with files; ``plan`` and ``render`` both
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,12 +24,14 @@ from pipeline.model.check import check_files
 from pipeline.model.facts import ModelFacts, read_facts
 from pipeline.model.files import has_checker
 from pipeline.model.resolve import LoraSource, ModelSource
+from pipeline.model.windows import Windows
 from pipeline.output.layout import Packing
 from pipeline.output.run import Run, check_same_packing, check_same_pixels
 from pipeline.output.schema import RESERVED
 from pipeline.planning.count import Count, count
 from pipeline.planning.grids import Axes, number_of_points
 from pipeline.planning.limits import MAX_POINTS, Refusal, refusals, unfit_steps
+from pipeline.planning.no_effect import NoEffect, no_effect
 from pipeline.planning.rows import Numbered, Rows, keep_rows
 from pipeline.planning.selection import Selection, check_choice, first_tasks, sample_rows, sample_tasks
 from pipeline.schedulers import scheduler_of
@@ -47,6 +49,8 @@ class Prepared:
     axes: Axes
     manifest: Manifest
     count: Count
+    no_effect: NoEffect
+    """What of the job has no effect."""
     rejected: tuple[RejectedRow, ...]
     """The first few."""
     rejected_rows: Rows
@@ -58,7 +62,7 @@ class Prepared:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences about input that may not mean what it seems, for ``plan``, ``render`` and their JSON."""
-        return (*self.manifest.warnings, *self.prompt_warnings)
+        return (*self.manifest.warnings, *self.prompt_warnings, *self.no_effect.sentences())
 
     @property
     def points(self) -> int:
@@ -121,7 +125,8 @@ def prepare(job: Job, *, skip_bad_rows: bool = False, cache_folder: Path | None 
     )
     manifest = open_manifest(job.manifest, columns=job.manifest_columns, rules=rules, s3=s3_settings(job))
     rejections = _Rejections(manifest, axes, model)
-    counted = count(rejections.watch, axes, model.family)
+    windows = Windows(folder, model)
+    counted = count(rejections.watch, axes, model.family, windows.cut)
     if rejections.total and not skip_bad_rows:
         raise rejection_error(
             CheckResult(
@@ -139,6 +144,7 @@ def prepare(job: Job, *, skip_bad_rows: bool = False, cache_folder: Path | None 
         axes=axes,
         manifest=manifest,
         count=counted,
+        no_effect=_no_effect(job, model, axes, manifest, counted, windows),
         rejected=tuple(rejections.first),
         rejected_rows=rejections.numbers(),
         own_values=rejections.survey.own_values(manifest.files),
@@ -269,6 +275,16 @@ def _axes(job: Job, model: ModelFacts) -> Axes:
     _check_sizes(axes, model)
     _check_steps(axes, model)
     return axes
+
+
+def _no_effect(
+    job: Job, model: ModelFacts, axes: Axes, manifest: Manifest, counted: Count, windows: Windows
+) -> NoEffect:
+    theirs = {ours: name for file in manifest.files for ours, name in file.columns.items()}
+    if "seed" in theirs:
+        theirs.setdefault("seeds", theirs["seed"])
+    judged = no_effect(counted.effects, axes, model.family, job.sweep.model_fields_set, theirs)
+    return replace(judged, windows=windows.tokens, not_counted=windows.not_counted)
 
 
 def _check_points(axes: Axes, model: ModelFacts) -> None:

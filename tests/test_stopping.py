@@ -70,8 +70,8 @@ def test_failed_images_are_tried_again_when_asked_for(folder: Path) -> None:
     assert render(folder, harmful=True).wait() == 3
     again = render(folder)
     assert again.wait() == 0
-    assert "rendered   0 images" in again.out.read_text()
-    assert "failed     1 images in earlier launches; not tried again" in again.out.read_text()
+    assert "Nothing to render: all 5 images have an outcome in " in again.out.read_text()
+    assert "failed     1 image in earlier launches; --retry-failed tries them again" in again.out.read_text()
     other = LaunchNote(
         launch_id="other", started_at="2026-01-01T00:00:00+00:00", alive_at="2999-01-01T00:00:00+00:00", planned=5,
         to_render=5,
@@ -80,7 +80,7 @@ def test_failed_images_are_tried_again_when_asked_for(folder: Path) -> None:
     retried = render(folder, "--retry-failed")
     assert retried.wait() == 0, retried.err.read_text()
     assert "warning: the launch other seems to be at work on this output too" in retried.err.read_text()
-    assert "rendered   1 images" in retried.out.read_text()
+    assert "rendered   1 image " in retried.out.read_text()
     rows = pq.read_table(folder / "out" / "metadata.parquet").to_pylist()
     assert [row["attempt"] for row in rows] == [0, 0, 0, 0, 1]
     assert pq.read_table(folder / "out" / "failures.parquet").num_rows == 0

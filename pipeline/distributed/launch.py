@@ -83,6 +83,7 @@ def nothing_asked(prepared: Prepared) -> Report:
     return Report(
         output_uri=store.uri,
         finalized=committed,
+        requested=0,
         already_failed=committed.failed,
         rejected_rows=len(prepared.rejected_rows),
         warnings=prepared.warnings,
@@ -266,6 +267,9 @@ class _Launch:
         return Report(
             output_uri=self._store.uri,
             launch_id=self._finished.launch_id if self._finished else None,
+            planned=work.whole.images,
+            requested=self._prepared.count.requested if work.selection.picks is None else None,
+            no_effect=self._prepared.no_effect,
             added_key=self._finished.added_key if self._finished else None,
             added_by_manifest=waves.added.by_manifest if waves else {},
             already_failed=0 if self._options.retry_failed else len(work.index.failed),

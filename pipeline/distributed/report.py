@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pipeline.output.finalize import Finalized
 from pipeline.planning.amount import Amount
+from pipeline.planning.no_effect import NoEffect
 from pipeline.rendering.counters import EngineCounters
 from pipeline.storage.traffic import Traffic
 
@@ -100,6 +101,12 @@ class Report:
     finalized: Finalized
     launch_id: str | None = None
     """None when nothing was rendered."""
+    planned: int = 0
+    """Distinct images that the launch was about, those that were there included."""
+    requested: int | None = None
+    """Images that the manifest's rows and the sweep ask for, repeated ones too; None for a part of a manifest."""
+    no_effect: NoEffect = field(default_factory=NoEffect)
+    """What of the job has no effect."""
     added_key: str | None = None
     """Of the list of this launch's tasks with an outcome; None when there is none."""
     added_by_manifest: Mapping[str, int] = field(default_factory=dict)
@@ -142,6 +149,9 @@ class Report:
         facts: dict[str, Any] = {
             "output": self.output_uri,
             "launch": self.launch_id,
+            "requested": self.requested,
+            "planned": self.planned,
+            "no_effect": self.no_effect.facts(),
             "added": self.ok,
             "added_by_manifest": dict(self.added_by_manifest),
             "added_list": self.added_key,

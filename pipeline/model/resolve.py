@@ -14,7 +14,8 @@ from pipeline.storage.s3_settings import S3Settings
 BUILT_IN = {"shapes": Path(__file__).parent.parent / "shapes" / "weights"}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _INDEX = "model_index.json"
-_SUFFIXES_OF_FACTS = ("json",)
+_SUFFIXES_OF_FACTS = ("json", "txt", "model")
+"""Tokenizers' vocabularies are among the facts: ``plan`` counts the prompts that are cut."""
 _SUFFIXES_OF_WEIGHTS = ("json", "safetensors", "txt", "model")
 _VARIANTS = ["*.*.safetensors"]
 """Such as ``model.fp16.safetensors``."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from pipeline.model.family import Family
 from pipeline.planning.amount import Amount
+from pipeline.planning.effects import Cut, Effects, effects_of
 from pipeline.planning.grids import Axes, amount_of_rows, grids_of, present_overrides
 from pipeline.planning.repeats import Hashes, Repeats, find_repeats, prompt_hashes
 from pipeline.planning.rows import Numbered, Rows, Tasks
@@ -23,6 +24,10 @@ class Count:
     """Usable rows, repeated ones included."""
     amount: Amount
     """Every picture once."""
+    requested: int
+    """Images that rows and sweep points ask for, those of earlier rows again; as many as there are requests."""
+    effects: Effects
+    """What rows ask for without effect."""
     points_per_row: int | None
     """None where rows have different numbers."""
     repeated: Rows
@@ -37,9 +42,9 @@ class Count:
     """(width, height) in px of the pictures, those of the sweep included; the largest first."""
 
 
-def count(read: Callable[[], Iterable[Numbered]], axes: Axes, family: Family) -> Count:
+def count(read: Callable[[], Iterable[Numbered]], axes: Axes, family: Family, cut: Cut = lambda _: None) -> Count:
     """Count the tasks of batches of prompt rows; ``read`` starts a pass over them and may be called several times."""
-    rows, total = 0, Amount()
+    rows, total, effects = 0, Amount(), Effects()
     hashes: list[Hashes] = []
     points_per_row: set[int] = set()
     overrides: dict[str, None] = {}
@@ -50,6 +55,7 @@ def count(read: Callable[[], Iterable[Numbered]], axes: Axes, family: Family) ->
         points_per_row.update(np.unique(grids.counts()[grids.of_row]).tolist())
         sizes.update((int(width), int(height)) for width, height in np.unique(grids.sizes.values, axis=0))
         total += amount_of_rows(grids)
+        effects += effects_of(batch, grids, axes, cut)
         rows += batch.num_rows
         if rows <= MAX_ROWS_COMPARED:
             hashes.append(prompt_hashes(batch))
@@ -63,6 +69,8 @@ def count(read: Callable[[], Iterable[Numbered]], axes: Axes, family: Family) ->
     return Count(
         rows=rows,
         amount=total + found.amount.times(-1),
+        requested=total.images,
+        effects=effects,
         points_per_row=points_per_row.pop() if len(points_per_row) == 1 else None,
         repeated=found.rows,
         repeats=found.tasks,

@@ -66,6 +66,10 @@ class Grids:
         product: NDArray[np.int64] = counts * self.schedulers.length * self.sizes.length
         return product
 
+    def using_negative_prompt(self) -> NDArray[np.int64]:
+        """Guidance scales of each grid under which a negative prompt is used."""
+        return _sums(self.uses_negative_prompt.astype(np.int64), self.guidance_scales)
+
 
 def present_overrides(batch: pa.Table) -> tuple[str, ...]:
     """The override columns in which some row of the batch has a value."""

@@ -96,7 +96,7 @@ def launched(darkroom: Darkroom, endpoint: Endpoint) -> tuple[str, list[list[Sam
     process = darkroom.start(
         "render", "--manifest", "m.parquet", "--seeds", f"0-{SEEDS - 1}", "--guidance-scales", "4",
         "-o", "out", "--address", endpoint.address,
-        "--set", "workers.count=1", "--set", "render.shard_images=8", "--set", "render.rows=12",
+        "--set", "workers.count=1", "--set", "render.shard_images=8", "--set", "render.rows=12", "--verbose",
     )  # fmt: skip
     scrapes = []
     while process.poll() is None:
