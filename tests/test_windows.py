@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, T5Tokenizer
 
 from pipeline.api import _loaded, _tasks
 from pipeline.config import load_job
@@ -25,6 +25,9 @@ from pipeline.prepare import prepare, select
 from pipeline.rendering.loading import load_model
 from pipeline.rendering.results import Rendered
 from tests import tiny_models
+from tests.rendering.test_published import spiece, with_spiece
+
+__all__ = ["spiece"]
 
 TEXTS = ["", "a cat", "x" * 13, "x" * 14, "x" * 15, "x" * 16, "  many   spaces  here ", "a\nb\tc d e f g h", "ü" * 7,
          "ü" * 8, "ﷺ and " * 3, "İ" * 6, "word " * 24, "word " * 30, "word " * 60, "UPPER " * 50, "y" * 119, "y" * 120,
@@ -99,6 +102,26 @@ def test_a_vocabulary_and_merges_are_read_too(tmp_path: Path, shapes: tuple[Wind
     texts = ["a red circle on a white background " * number for number in range(1, 6)]
     expected = [len(ids) > tiny_models.TEXT_WINDOW for ids in tokenizer(texts, verbose=False).input_ids]
     assert cut(Windows(model, read_facts(model)), texts) == expected
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_sentencepiece_model_alone_is_read_too(tmp_path: Path, spiece: bytes) -> None:
+    """It brings a table of characters that become several, or none."""
+    model = with_spiece(tiny_models.save(tiny_models.pixart(), tmp_path / "model"), spiece)
+    tokenizer = T5Tokenizer.from_pretrained(model / "tokenizer")
+    odd = ["ﷺ", "１２ ", "e\u0301 ", " \u0301", "a\x0bb", "\u200b", "\u2028", "½ ", "the Quick ", "\x01"]
+    texts = [text * number for text in odd for number in range(5, 120, 3)]
+    lowered = [text.lower().strip() for text in texts]
+    expected = [len(ids) > 120 for ids in tokenizer(lowered, verbose=False).input_ids]
+    assert {*expected} == {True, False}
+    assert cut(Windows(model, read_facts(model)), texts) == expected
+
+
+def test_parts_that_are_left_out_cut_nothing(tmp_path: Path) -> None:
+    model = tiny_models.stable_diffusion_3()
+    model.register_modules(text_encoder_3=None, tokenizer_3=None)
+    folder = tiny_models.save(model, tmp_path / "model")
+    assert Windows(folder, read_facts(folder)).tokens == {"tokenizer": 16, "tokenizer_2": 16}
 
 
 def test_what_cannot_be_counted_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ModelError
 from pipeline.model.facts import ModelFacts
-from pipeline.model.files import is_component, read_json, require_vocabulary
+from pipeline.model.files import is_component, read_json
+from pipeline.model.vocabulary import require_vocabulary
 
 MOST_WORDS = 3_000_000
 """Distinct words are tokenized up to here, which takes about a minute; later texts are not looked at."""
@@ -33,6 +34,8 @@ _WINDOWS: Mapping[str, Mapping[str, int]] = {
     "PixArtSigmaPipeline": {"tokenizer": 300},
 }
 """Tokenizers by the class of the model, each with the tokens that fit, special ones included."""
+_OPTIONAL = {"tokenizer_3": "text_encoder_3"}
+"""Tokenizers that count only with their text encoder."""
 _IN_SMALL_LETTERS = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
 """Classes that turn a prompt into small letters first."""
 
@@ -81,7 +84,7 @@ def _windows(folder: Path, model: ModelFacts) -> "dict[str, _Window]":
     return {
         name: _Window(folder / name, index.get(name), tokens, lower=lower)
         for name, tokens in _WINDOWS[model.class_name].items()
-        if is_component(index.get(name.replace("tokenizer", "text_encoder")))
+        if is_component(index.get(name)) and (name not in _OPTIONAL or is_component(index.get(_OPTIONAL[name])))
     }
 
 
