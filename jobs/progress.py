@@ -16,7 +16,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from jobs.words import duration
-from pipeline.distributed.pace import images_per_s, left_s, under_way
+from pipeline.distributed.pace import images_per_s, left_s
 from pipeline.distributed.report import Progress
 from pipeline.rendering.counters import EngineCounters
 
@@ -73,14 +73,17 @@ class Display:
             self._end_phase()
             if self._images is None:
                 self._images = self._bar.add_task("", total=progress.total.images)
-            self._bar.update(self._images, completed=progress.images)
-        elif now - self._logged_at >= _LOG_EVERY_S:
+            self._bar.update(self._images, completed=_made(progress))
+        elif now - self._logged_at >= _LOG_EVERY_S or self._first_image(progress):
             self._log(progress)
+
+    def _first_image(self, progress: Progress) -> bool:
+        return bool(_made(progress)) and self._logged is not None and not _made(self._logged)
 
     def _log(self, progress: Progress) -> None:
         self._logged, self._logged_at = progress, time.monotonic()
         said = ", ".join(self._said(self._logged_at))
-        print(f"{progress.images}/{progress.total.images} images, {said}", file=sys.stderr, flush=True)
+        print(f"{_made(progress)}/{progress.total.images} images, {said}", file=sys.stderr, flush=True)
 
     def _shown(self) -> Group:
         """Anew with every refresh: the time left goes on between outcomes."""
@@ -101,17 +104,23 @@ class Display:
             self._phase.remove_task(task.id)
 
 
+def _made(progress: Progress) -> int:
+    """Images with an outcome and images that are drawn; two workers may have drawn the same one."""
+    return min(progress.total.images, progress.images + progress.drawn)
+
+
 def describe(progress: Progress, now_s: float, elapsed_s: float) -> str:
     """Images a second now and since loading began, the time left, and who works."""
-    if progress.ready and not progress.tellings:
+    if progress.ready and not progress.tellings and not progress.drawn:
         return f"{progress.ready} worker{'s' * (progress.ready > 1)} ready, no image yet"
     parts = []
     if (rate := images_per_s(now_s, progress)) is not None:
-        average = f" ({progress.images / elapsed_s:.1f} since the start)" if elapsed_s > 0 else ""
+        average = f" ({_made(progress) / elapsed_s:.1f} since the start)" if elapsed_s > 0 else ""
         parts.append(f"{rate:.1f} images/s{average}")
     if (left := left_s(now_s, progress)) is not None:
-        begun = round(under_way(now_s, progress))
-        parts.append(f"{duration(left)} left{f' with {begun:,} under way' * (begun > 0)}")
+        parts.append(f"{duration(left)} left")
+    if progress.drawn:
+        parts.append(f"{progress.drawn:,} not committed yet")
     if progress.failed:
         parts.append(f"{progress.failed:,} failed")
     if progress.workers:

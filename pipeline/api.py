@@ -90,8 +90,8 @@ def render(
     ``max_images``, ``max_cost``: raise where there is more to render, or it would cost more at ``price_per_hour`` and
     ``rate`` (images/s), both of all workers together; without a rate, that of an earlier launch of the run counts.
     ``address``: of a Ray cluster; without, a Ray is started on this machine. ``tell`` gets sentences, ``on_progress``
-    the counts after every committed shard, and before the first how many workers are ready. Failed images are in the
-    report and no error.
+    the counts after every committed shard, and meanwhile how many workers are ready and what they have drawn. Failed
+    images are in the report and no error.
     Raises ``InputError`` before anything is rendered, ``StoreError`` or ``JobBrokenError`` for what breaks later.
     """
     from pipeline.distributed.launch import LaunchOptions, launch, nothing_asked

@@ -3,6 +3,7 @@
 import pyarrow as pa
 
 from pipeline.distributed.outcomes import SHOWN_FAILURES, Tally, Teller, Worked
+from pipeline.distributed.report import Drawn
 from pipeline.identity import ids_to_bytes
 from pipeline.output.schema import METADATA_SCHEMA
 from pipeline.planning.amount import Amount
@@ -74,6 +75,25 @@ def test_processes_that_died_are_no_workers() -> None:
     assert [telling.last.at_s for telling in tally.progress.tellings] == [4.0, 5.0]
     assert (tally.progress.workers, tally.model_loads, tally.progress.ok) == (2, 4, 6)
     assert tally.progress.tellings[-1].committed == 3 * 10 / 4, "a process that was only slow keeps what it has done"
+
+
+def test_images_that_are_drawn_count_until_their_outcome_comes() -> None:
+    def drawn(images: int, evaluations: int) -> Drawn:
+        return Drawn(images=images, engine=worked(evaluations, 0).engine)
+
+    tally = Tally.of(Amount())
+    tally.hear({"x": drawn(0, 0)}, 0.0)
+    assert (tally.progress.drawn, tally.progress.workers) == (0, 0)
+    tally.hear({"x": drawn(3, 40), "y": drawn(1, 8)}, 1.0)
+    assert (tally.progress.drawn, tally.progress.images, tally.progress.workers) == (4, 0, 2)
+    teller = Teller(worker="a:1", model_load="x")
+    tally.take(teller.told(metadata(0, 2), shard(0, 2), worked(44, 3)), 2.0)
+    tally.hear({"x": drawn(3, 40)}, 2.0)  # told before the outcomes, read after them; y is gone
+    assert (tally.progress.drawn, tally.progress.images) == (1, 2)
+    assert tally.worked == worked(52, 3), "sums never fall"
+    tally.hear({"x": drawn(3, 44)}, 9.0)
+    (mark,) = {telling.last for telling in tally.progress.tellings if telling.last.at_s > 1.0}
+    assert mark.at_s == 2.0, "a process without new work is not slower"
 
 
 def test_the_first_failures_are_shown() -> None:

@@ -1,11 +1,12 @@
 """What is shown of a launch."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from jobs.progress import Display, describe, time_split
-from pipeline.distributed.pace import images_per_s, left_s, under_way
+from pipeline.distributed.pace import images_per_s, left_s
 from pipeline.distributed.report import RECENT_S, Mark, Progress, Telling
 from pipeline.planning.amount import Amount
 from pipeline.rendering.counters import EngineCounters
@@ -45,7 +46,6 @@ def test_the_time_left_follows_work_and_not_images() -> None:
     other = telling((22.0, 200), (26.0, 400), committed=400)
     both = at(60, 600, one, other)
     assert left_s(26.0, both) == pytest.approx((2000 - 300 - 2 * 50 - 400) / 100), "what is under way counts"
-    assert under_way(26.0, both) == pytest.approx(10), "200 of 2000, so 10 of a hundred images"
     assert left_s(30.0, both) == pytest.approx(8.0), "time goes on between outcomes"
     assert left_s(99.0, both) == 0
 
@@ -85,6 +85,18 @@ def test_what_is_said_of_it() -> None:
 def test_workers_that_are_ready_are_told_of_before_the_first_image() -> None:
     assert describe(Progress(total=TOTAL, ready=3), 20.0, 40.0) == "3 workers ready, no image yet"
     assert describe(Progress(total=TOTAL), 20.0, 40.0) == ""
+
+
+def test_images_count_when_they_are_drawn_long_before_a_shard_is_committed(capsys: pytest.CaptureFixture[str]) -> None:
+    early = replace(at(0, 0, telling((10.0, 200), (20.0, 400))), drawn=20, ready=1)
+    assert describe(early, 20.0, 40.0) == (
+        "1.0 images/s (0.5 since the start), 1:20 left, 20 not committed yet, 1 worker"
+    )
+    with Display() as display:
+        display.update(early)
+        display.update(replace(early, ok=90, drawn=15))
+    said = capsys.readouterr().err
+    assert re.findall(r"\d+/\d+", said) == ["20/100", "100/100"]
 
 
 def test_phases_stay_with_their_time_and_logs_have_plain_lines(

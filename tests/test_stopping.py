@@ -1,6 +1,7 @@
 """Launches that are stopped, that fail in part, and that others disturb; as a user runs them."""
 
 import json
+import re
 import signal
 import time
 from pathlib import Path
@@ -32,12 +33,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_what_has_begun_is_committed_when_a_launch_is_stopped(folder: Path) -> None:
-    """One shard of a thousand images, none of which would be committed before the last."""
+    """One shard of a thousand images, none of which would be committed before the last; progress shows them before."""
     words = ("--seeds", "0-49", "--set", "render.shard_images=1000")
     stopped = render(folder, *words)
     assert wait_until(lambda: len(list((folder / "out" / "images").rglob("*.png"))) >= 20), stopped.err.read_text()
-    ready = "0/2000 images, 1 worker ready, no image yet"
-    assert wait_until(lambda: ready in stopped.err.read_text()), stopped.err.read_text()
+    moved = re.compile(r"^[1-9]\d*/2000 images, .*\d+ not committed yet", re.M)
+    assert wait_until(lambda: bool(moved.search(stopped.err.read_text()))), stopped.err.read_text()
     stopped.process.send_signal(signal.SIGTERM)
     assert stopped.wait() == 130, stopped.err.read_text()
     assert "images that have begun are finished and committed" in stopped.err.read_text()

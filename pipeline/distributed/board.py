@@ -2,15 +2,37 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.distributed.report import Drawn
+
 Why = Literal["stop", "leave"]
 QUIET_S = 600.0
 """As long as any worker loads the model or renders a shard within this time, those that cannot begin end nothing."""
+TELL_S = 2.0
+"""Pause of a worker between two tellings of what it has drawn."""
+TELL_S_PER_WORKER = 0.02
+"""The pause where there are many workers, by their number, so that the board is told 50 times a second at most."""
+ASK_S = 1.0
+"""Pause of the driver between two questions."""
+_GONE_AFTER_PAUSES = 10
+"""A worker that has told nothing for so many pauses is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What the board knows of the workers."""
+
+    ready: int = 0
+    """Workers that have loaded the model."""
+    drawn: Mapping[str, Drawn] = field(default_factory=dict)
+    """By process, of those that are there."""
 
 
 class _Board:
@@ -28,6 +50,7 @@ class _Board:
         self._leaving: set[str] = set()
         self._working: set[str] = set()
         self._told: dict[str, int] = {}
+        self._drawn: dict[str, tuple[float, Drawn]] = {}
 
     async def wait(self, worker: str, node_id: str) -> Why:
         """Returns when the launch stops or the node is about to leave; the worker then has to say when it is idle."""
@@ -54,6 +77,19 @@ class _Board:
         """A worker's process ends as it cannot begin; returns whether too many have, while no other got on for long."""
         self._failed_starts += 1
         return self._failed_starts > self._most_failed_starts and time.monotonic() - self._good_at > self._quiet_s
+
+    async def drew(self, worker: str, drawn: Drawn) -> float:
+        """Returns the seconds to wait until it tells again."""
+        self._drawn[worker] = time.monotonic(), drawn
+        return self._pause_s()
+
+    def _pause_s(self) -> float:
+        return max(TELL_S, len(self._working) * TELL_S_PER_WORKER)
+
+    async def seen(self) -> Seen:
+        since = time.monotonic() - _GONE_AFTER_PAUSES * self._pause_s()
+        fresh = {worker: drawn for worker, (at_s, drawn) in self._drawn.items() if at_s > since}
+        return Seen(ready=len(self._working), drawn=fresh)
 
     async def works(self) -> None:
         """A worker has loaded the model or rendered a shard: where others fail, it is not the launch's fault."""
@@ -83,19 +119,21 @@ def make_board(most_failed_starts: int, quiet_s: float = QUIET_S) -> Any:
     return board.remote(most_failed_starts, quiet_s)
 
 
-class Ready:
-    """How many workers have loaded the model: each then waits at the board. Asking never waits."""
+class Watcher:
+    """Asks the board what it has seen of the workers. Asking never waits."""
 
     def __init__(self, board: Any) -> None:
-        self._board, self._asked, self._number = board, None, 0
+        self._board, self._asked, self._seen = board, None, Seen()
+        self._next_at_s = 0.0
 
-    def number(self) -> int:
-        """As the board said when it was asked last, and ask again."""
+    def seen(self) -> Seen:
+        """Return what the board said when it was asked last, and ask again."""
         if self._board is None:
-            return 0
+            return self._seen
         if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
             with suppress(ray.exceptions.RayError):
-                self._number = ray.get(self._asked)
+                self._seen = ray.get(self._asked)
             self._asked = None
-        self._asked = self._asked or self._board.working.remote()
-        return self._number
+        if self._asked is None and time.monotonic() >= self._next_at_s:
+            self._asked, self._next_at_s = self._board.seen.remote(), time.monotonic() + ASK_S
+        return self._seen

@@ -69,7 +69,8 @@ class LaunchOptions:
 def launch(prepared: Prepared, options: LaunchOptions, tell: Tell, on_progress: Callable[[Progress], None]) -> Report:
     """Render everything the job asks for that is not committed, then finalize.
 
-    ``tell`` gets sentences for people, ``on_progress`` the counts after every committed shard.
+    ``tell`` gets sentences for people, ``on_progress`` the counts after every committed shard, and meanwhile
+    what workers have drawn.
     Raises ``InputError`` before anything is rendered, ``StoreError`` or ``JobBrokenError`` for what breaks later.
     """
     return _Launch(prepared, options, tell, on_progress).run()

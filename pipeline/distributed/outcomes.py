@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.distributed.report import Mark, Progress, Telling
+from pipeline.distributed.report import Drawn, Mark, Progress, Telling
 from pipeline.identity import Ids, ids_from_bytes
 from pipeline.output.schema import METADATA_SCHEMA
 from pipeline.planning.amount import Amount
@@ -134,6 +134,21 @@ class Tally:
             engine=self.worked.engine,
         )
         return outcomes
+
+    def hear(self, drawn: Mapping[str, Drawn], now_s: float) -> None:
+        """Take in what processes have drawn since they began, of which not all has been told."""
+        for model_load, one in drawn.items():
+            known = self._worked.get(model_load, Worked())
+            # A mark without new work would be taken for a slow worker.
+            if one.engine.megapixel_evaluations > known.engine.megapixel_evaluations:
+                self._worked[model_load] = replace(known, engine=one.engine)
+                self._note(model_load, now_s, 0.0)
+        self.progress = replace(
+            self.progress,
+            drawn=sum(max(0, one.images - self.told[model_load]) for model_load, one in drawn.items()),
+            tellings=tuple(self._tellings.values())[-self._most_workers :],
+            engine=self.worked.engine,
+        )
 
     def _note(self, model_load: str, now_s: float, committed: float) -> None:
         """The process that told last is the last: of more than can be at work, who was silent longest is gone."""

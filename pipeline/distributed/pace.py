@@ -19,13 +19,6 @@ def left_s(now_s: float, progress: Progress) -> float | None:
     return max(0.0, (_missing(progress) - _ahead(now_s, progress)) / rate)
 
 
-def under_way(now_s: float, progress: Progress) -> float:
-    """Images of the launch's average cost that engines have drawn beyond those with an outcome."""
-    total = progress.total
-    ahead = min(_ahead(now_s, progress), _missing(progress))
-    return ahead * total.images / total.megapixel_evaluations if total.megapixel_evaluations else 0.0
-
-
 def images_per_s(now_s: float, progress: Progress) -> float | None:
     """Of images of the launch's average cost, at the rate that ``left_s`` counts with: that of the last minute."""
     rate = _together(_alive(now_s, progress.tellings))

@@ -19,6 +19,14 @@ RECENT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """What a worker's process has drawn since it began; not all of it is committed."""
+
+    images: int
+    engine: EngineCounters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
     """What a process had done at a moment."""
 
@@ -76,8 +84,10 @@ class Progress:
     failed: int = 0
     megapixel_evaluations: float = 0.0
     """Of images that have an outcome."""
+    drawn: int = 0
+    """Images that workers have drawn and that have no outcome yet."""
     ready: int = 0
-    """Workers that had loaded the model before the first told of an outcome."""
+    """Workers that have loaded the model."""
     tellings: tuple[Telling, ...] = ()
     """Of as many processes as can be at work at once: of others, those that were silent longest are taken for gone."""
     engine: EngineCounters = field(default_factory=EngineCounters)
@@ -89,7 +99,7 @@ class Progress:
 
     @property
     def workers(self) -> int:
-        """That have told of an outcome."""
+        """That have told of their work."""
         return len(self.tellings)
 
 

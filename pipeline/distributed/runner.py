@@ -47,6 +47,7 @@ class ShardRunner:
         self._open: set[_Shard] = set()
         self._admissions: set[Future[None]] = set()
         self._stopping = False
+        self._drawn = 0
         self._stepped_at: float | None = None
         self._unstored = threading.BoundedSemaphore(MAX_UNSTORED)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -63,6 +64,11 @@ class ShardRunner:
     def stop(self) -> None:
         """Begin no further task: open shards are committed as far as they are begun, those to come not at all."""
         self._stopping = True
+
+    @property
+    def drawn(self) -> int:
+        """Outcomes that the engine has given so far, for each shard that waits for one; not all are committed."""
+        return self._drawn
 
     @property
     def step_s(self) -> float:
@@ -97,6 +103,7 @@ class ShardRunner:
                 for outcome in outcomes:
                     ready_at = datetime.now(UTC)
                     for shard in self._rendering.pop(outcome.task.task_id):
+                        self._drawn += 1
                         self._unstored.acquire()
                         self._pool.submit(self._store, shard, outcome, ready_at)
         except BaseException as error:  # noqa: BLE001  # the engine is broken: everyone who waits must learn it

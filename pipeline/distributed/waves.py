@@ -9,7 +9,7 @@ from threading import Timer
 import pyarrow as pa
 
 from pipeline.distributed.added import Added
-from pipeline.distributed.board import Ready
+from pipeline.distributed.board import Watcher
 from pipeline.distributed.cluster import cluster_summary
 from pipeline.distributed.graph import end_waves, run_wave
 from pipeline.distributed.outcomes import Tally
@@ -67,7 +67,7 @@ class Waves:
         self.stop, self.added = stop, added
         self.missing = work.missing
         self.tally = Tally.of(work.missing, pool.workers)
-        self._ready = Ready(spec.board)
+        self._watcher = Watcher(spec.board)
         self.busy_s = 0.0
         """Of all waves, the loading of models included."""
 
@@ -93,6 +93,7 @@ class Waves:
             before, began = self.missing.images, time.monotonic()
             for outcomes in self._wave(done):
                 self.added.take(self.tally.take(outcomes, time.monotonic()))
+                self._look()
                 self._on_progress(self.tally.progress)
             self.busy_s += time.monotonic() - began
             done = self._done()
@@ -127,18 +128,24 @@ class Waves:
         try:
             source = run_wave(plan, work.prepared.points, committed, self._spec, self._pool)
             end = partial(end_waves, self._spec.launch_id)
-            for outcomes in pumped(source, lambda: self.stop.complete(self.tally.told), self._tell_of_ready, end):
+            for outcomes in pumped(source, lambda: self.stop.complete(self.tally.told), self._tell_of_drawn, end):
                 silence.cancel()
                 yield outcomes
         finally:
             silence.cancel()
 
-    def _tell_of_ready(self) -> None:
-        """Until the first outcome comes."""
-        progress = self.tally.progress
-        if not progress.tellings and (ready := self._ready.number()) != progress.ready:
-            self.tally.progress = replace(progress, ready=ready)
+    def _tell_of_drawn(self) -> None:
+        """While no outcome comes."""
+        before = self.tally.progress
+        self._look()
+        if (self.tally.progress.ready, self.tally.progress.drawn) != (before.ready, before.drawn):
             self._on_progress(self.tally.progress)
+
+    def _look(self) -> None:
+        """Take in what workers have drawn; it is theirs until they commit it."""
+        seen = self._watcher.seen()
+        self.tally.hear(seen.drawn, time.monotonic())
+        self.tally.progress = replace(self.tally.progress, ready=seen.ready)
 
     def _tell_of_silence(self) -> None:
         self._tell(f"still no image after {SILENCE_S:g} s; the cluster has {cluster_summary()}")

@@ -21,6 +21,7 @@ from pipeline.distributed.draining import draining_nodes
 from pipeline.distributed.leases import DEATHS_BEFORE_ALONE, Floor, Suspicions
 from pipeline.distributed.metrics import Metrics
 from pipeline.distributed.outcomes import Teller, Worked
+from pipeline.distributed.report import Drawn
 from pipeline.distributed.runner import ShardRunner, tasks_of
 from pipeline.distributed.shards import unpack
 from pipeline.distributed.spec import WorkerSpec
@@ -89,7 +90,8 @@ class RenderWorker:
         self._attempts = Attempts(store, spec.launch_id, self._process)
         self._suspicions = Suspicions(self._attempts, node_gone)
         if spec.board is not None:
-            threading.Thread(target=self._follow, args=(spec.board,), name="stop", daemon=True).start()
+            for name, follow in (("stop", self._follow), ("drawn", self._tell_of_drawn)):
+                threading.Thread(target=follow, args=(spec.board,), name=name, daemon=True).start()
 
     def _find(self, spec: WorkerSpec) -> tuple[Path, _Loras, str]:
         """The model on this machine, and its fingerprint.
@@ -238,6 +240,13 @@ class RenderWorker:
         part = self._open_part(single)
         part.put(Failed(task=task, stage="process", verdict="quarantined", error=died), datetime.now(UTC))
         return part.commit()
+
+    def _tell_of_drawn(self, board: Any) -> None:
+        """Tell what is drawn long before a shard is committed, so that people see it."""
+        with suppress(ray.exceptions.RayError):  # the driver is gone, and Ray ends this process
+            while True:
+                drawn = Drawn(images=self._runner.drawn, engine=self._engine.counters)
+                time.sleep(ray.get(board.drew.remote(self._process.process_id, drawn)))
 
     def _follow(self, board: Any) -> None:
         """Learn that the launch stops, or this node, and tell when nothing is in hand any more."""
