@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from jobs import options
-from jobs.words import counted, duration, requested
+from jobs.words import counted, duration, requested, size
 from pipeline.overview import SHOWN_VALUES, describe, figures_of, nothing_in, time_and_cost
 from pipeline.planning.count import MAX_ROWS_COMPARED
 from pipeline.planning.no_effect import NoEffect
@@ -75,8 +75,7 @@ def _as_text(facts: dict[str, Any], no_effect: NoEffect, *, priced: bool) -> str
     ]
     if facts["images_to_render"]:
         lines.append(("time", _time_text(facts)))
-        size = f"{facts['raw_bytes'] / 1e9:,.2f} GB before compression"
-        lines.append(("storage", f"about {facts['objects']:,} objects, {size}"))
+        lines.append(("storage", f"about {facts['objects']:,} objects, {size(facts['raw_bytes'])} before compression"))
     if "cost" in facts:
         price = f"{facts['hours']:,.3f} hours at {facts['price_per_hour']:g} for all workers together"
         lines.append(("cost", f"{facts['cost']:,.2f} ({price})"))
@@ -92,7 +91,7 @@ def _time_text(facts: dict[str, Any]) -> str:
 
 
 def _time(facts: dict[str, Any]) -> str:
-    whole = duration(facts["hours"] * 3600)
+    whole = duration(facts["seconds"])
     if "workers" not in facts:
         return whole
     workers = facts["workers"]

@@ -122,10 +122,12 @@ def _outcome(report: "Report") -> Iterator[_Line]:
 
 def _nothing_to_render(report: "Report") -> str:
     if not report.planned:
-        return f"Nothing to render: the job asks for no image. The output {report.output_uri} is as it was."
+        return f"Nothing to render: the job asks for no image. {report.output_uri} is as it was."
+    one = report.planned == 1
+    whole = "the image" if one else f"all {counted(report.planned)}"
     if report.already_failed:
-        return f"Nothing to render: all {counted(report.planned)} have an outcome in {report.output_uri}."
-    return f"Nothing to render: all {counted(report.planned)} are there, in {report.output_uri}."
+        return f"Nothing to render: {whole} {'has' if one else 'have'} an outcome in {report.output_uri}."
+    return f"Nothing to render: {whole} {'is' if one else 'are'} there, in {report.output_uri}."
 
 
 def _details(report: "Report") -> Iterator[_Line]:

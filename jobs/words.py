@@ -19,3 +19,8 @@ def requested(images: int, distinct: int) -> str:
         f"{counted(images)}, {distinct:,} distinct: {images - distinct:,} "
         f"request{'s are' if images - distinct != 1 else ' is'} answered by an image that another row asks for"
     )
+
+
+def size(number: int) -> str:
+    """Return a number of bytes in GB, or in MB below one GB."""
+    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"

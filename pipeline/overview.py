@@ -89,6 +89,7 @@ def time_and_cost(figures: Figures, rate: float | None, price: float | None) -> 
         "measured_megapixel_evaluations_per_s": pace.megapixel_evaluations_per_s if rate is None else None,
         "measured_images": pace.measured_images if rate is None else None,
         "hours": round(hours, 3),
+        "seconds": round(hours * 3600, 1),
         "workers": pace.workers,
         "worker_hours": None if pace.workers is None else round(hours * pace.workers, 3),
         "price_per_hour": price,

@@ -106,13 +106,14 @@ class NoEffect:
         """Return all of it in a few words; empty where everything has an effect."""
         effects = self.effects
         tokens = sorted(set(self.windows.values()))
-        texts = {
-            f"prompts cut at {tokens[0] if len(tokens) == 1 else 'a window of'} tokens": effects.cut,
-            "negative prompts cut": effects.negatives_cut,
-            "negative prompts unused": effects.negatives_unused,
-            "negative prompts unused in part": effects.negatives_unused_in_part,
-        }
-        said = [f"{number:,} {what}" for what, number in texts.items() if number]
+        window = f"at {tokens[0]} tokens" if len(tokens) == 1 else "at a window"
+        texts = (
+            (effects.cut, "prompt", f"cut {window}"),
+            (effects.negatives_cut, "negative prompt", f"cut {window}"),
+            (effects.negatives_unused, "negative prompt", "unused"),
+            (effects.negatives_unused_in_part, "negative prompt", "unused in part"),
+        )
+        said = [f"{number:,} {what}{'s' * (number > 1)} {how}" for number, what, how in texts if number]
         said += ["guidance scales up to 1"] if self.same_guidance else []
         said += [f"column {name}" for name in self.columns]
         return ", ".join([*said, *self.axes])
