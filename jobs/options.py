@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,6 +55,10 @@ Prompt = Annotated[
     str | None, typer.Option("--prompt", metavar="TEXT", help="Render this prompt; no manifest is needed.")
 ]
 NegativePrompt = Annotated[str | None, typer.Option("--negative-prompt", metavar="TEXT", help="With --prompt.")]
+Date = Annotated[
+    str | None,
+    typer.Option("--date", metavar="YYYY-MM-DD", help="Fill {date} in output.uri with this date, not with today's."),
+]
 SkipBadRows = Annotated[
     bool, typer.Option("--skip-bad-rows", help="Go on without the manifest rows that cannot be used.")
 ]
@@ -124,8 +129,21 @@ OPTIONS = {
 """Options by the job key that they set."""
 
 
-def load(path: Path | None, settings: list[str] | None, **keys: str | None) -> Job:
+def parse_date(text: str | None) -> date | None:
+    """Return the date of a ``--date``; ``InputError`` for what is not one."""
+    if text is None:
+        return None
+    with suppress(ValueError):
+        found = date.fromisoformat(text)
+        if found.isoformat() == text:
+            return found
+    raise InputError("invalid date", where="--date", value=text, allowed="YYYY-MM-DD, such as 2026-11-30")
+
+
+def load(path: Path | None, settings: list[str] | None, day: str | None = None, **keys: str | None) -> Job:
     """Return the job of a command line; ``keys`` are dotted job keys with ``__`` for the dot.
+
+    ``day`` is the value of ``--date``.
 
     Raises ``InputError`` that names the option where the value came from one.
     """
@@ -133,7 +151,7 @@ def load(path: Path | None, settings: list[str] | None, **keys: str | None) -> J
     set_keys = dict(parse_setting(text) for text in settings or ())
     given = [(key, _value_of(key, value)) for key, value in by_option.items()]
     try:
-        return load_job(path, [*given, *set_keys.items()], date.today())
+        return load_job(path, [*given, *set_keys.items()], date.today(), chosen_date=parse_date(day))
     except InputError as error:
         key = next((key for key in {**by_option, **set_keys} if _is_about(error, key)), None)
         if key is not None:

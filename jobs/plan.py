@@ -24,6 +24,7 @@ def plan(
     schedulers: options.Schedulers = None,
     sizes: options.Sizes = None,
     output: options.Output = None,
+    date: options.Date = None,
     skip_bad_rows: options.SkipBadRows = False,
     limit: options.Limit = None,
     sample: options.Sample = None,
@@ -36,8 +37,9 @@ def plan(
     Example: darkroom plan jobs/demo.yaml --set sweep.seeds=0-9
     """
     given = options.load(
-        job, settings, manifest=manifest, model__id=model, sweep__seeds=seeds, sweep__guidance_scales=guidance_scales,
-        sweep__num_inference_steps=steps, sweep__schedulers=schedulers, sweep__sizes=sizes, output__uri=output,
+        job, settings, date, manifest=manifest, model__id=model, sweep__seeds=seeds,
+        sweep__guidance_scales=guidance_scales, sweep__num_inference_steps=steps, sweep__schedulers=schedulers,
+        sweep__sizes=sizes, output__uri=output,
     )  # fmt: skip
     options.check_rate(rate, price)
     prepared = prepare(given, skip_bad_rows=skip_bad_rows, cache_folder=options.cache_folder())

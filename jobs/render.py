@@ -34,6 +34,7 @@ def render(
     schedulers: options.Schedulers = None,
     sizes: options.Sizes = None,
     output: options.Output = None,
+    date: options.Date = None,
     prompt: options.Prompt = None,
     negative_prompt: options.NegativePrompt = None,
     skip_bad_rows: options.SkipBadRows = False,
@@ -59,9 +60,9 @@ def render(
     spending = Spending(max_images=max_images, max_cost=max_cost, price_per_hour=price)
     options.check_prompt(prompt, negative_prompt, manifest)
     given = options.load(
-        job, settings, manifest=NO_MANIFEST if prompt is not None else manifest, model__id=model, sweep__seeds=seeds,
-        sweep__guidance_scales=guidance_scales, sweep__num_inference_steps=steps, sweep__schedulers=schedulers,
-        sweep__sizes=sizes, output__uri=output,
+        job, settings, date, manifest=NO_MANIFEST if prompt is not None else manifest, model__id=model,
+        sweep__seeds=seeds, sweep__guidance_scales=guidance_scales, sweep__num_inference_steps=steps,
+        sweep__schedulers=schedulers, sweep__sizes=sizes, output__uri=output,
     )  # fmt: skip
     if prompt is not None:
         given = with_prompt(given, prompt, negative_prompt)

@@ -49,6 +49,7 @@ def submit(
     schedulers: options.Schedulers = None,
     sizes: options.Sizes = None,
     output: options.Output = None,
+    date: options.Date = None,
     skip_bad_rows: options.SkipBadRows = False,
     limit: options.Limit = None,
     sample: options.Sample = None,
@@ -71,11 +72,12 @@ def submit(
     """
     check_choice(limit, sample)
     options.check_rate(rate, price)
+    options.parse_date(date)
     given = {
         "--manifest": manifest, "--model": model, "--seeds": seeds, "--guidance-scales": guidance_scales,
-        "--steps": steps, "--schedulers": schedulers, "--sizes": sizes, "--output": output, "--limit": limit,
-        "--sample": sample, "--max-images": max_images, "--max-cost": max_cost, "--price-per-hour": price,
-        "--rate": rate,
+        "--steps": steps, "--schedulers": schedulers, "--sizes": sizes, "--output": output, "--date": date,
+        "--limit": limit, "--sample": sample, "--max-images": max_images, "--max-cost": max_cost,
+        "--price-per-hour": price, "--rate": rate,
     }  # fmt: skip
     flags = {
         "--skip-bad-rows": skip_bad_rows, "--retry-failed": retry_failed, "--json": as_json, "--verbose": verbose,
@@ -85,7 +87,7 @@ def submit(
     words += [flag for flag, is_set in flags.items() if is_set]
     keys = {_KEYS[option]: None if value is None else str(value) for option, value in given.items() if option in _KEYS}
     with ExitStack() as stack:
-        environment, name = _shipment(stack, job, settings, keys, _runtime_env(runtime_env), working_dir, image)
+        environment, name = _shipment(stack, job, settings, date, keys, _runtime_env(runtime_env), working_dir, image)
         cluster = _cluster(address)
         submitted = cluster.submit(["darkroom", "render", *([name] if name else []), *words], environment)
     if no_wait:
@@ -98,6 +100,7 @@ def _shipment(
     stack: ExitStack,
     job: Path | None,
     settings: list[str] | None,
+    date: str | None,
     keys: dict[str, str | None],
     environment: dict[str, Any],
     working_dir: Path | None,
@@ -109,7 +112,7 @@ def _shipment(
         return _in_image(environment, image, working_dir), there
     if working_dir is None and environment.get("working_dir") is not None:
         return environment, there
-    asked = options.load(job, settings, **keys)
+    asked = options.load(job, settings, date, **keys)
     assert asked.output.uri is not None  # load_job fills it in
     check_output(asked.output.uri)
     if working_dir is not None:

@@ -10,7 +10,16 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from pipeline import sweep
@@ -199,6 +208,12 @@ class Job(_Section):
     render: RenderSection = Field(default_factory=RenderSection)
     workers: WorkersSection = Field(default_factory=WorkersSection)
     s3: S3Section = Field(default_factory=S3Section)
+    _day: date | None = PrivateAttr(None)
+
+    @property
+    def day(self) -> date | None:
+        """The current day where the output's address holds it; None where a date was chosen, or none is held."""
+        return self._day
 
     @model_validator(mode="before")
     @classmethod
@@ -210,9 +225,12 @@ class Job(_Section):
         return given
 
 
-def load_job(path: Path | None, settings: Iterable[tuple[str, Any]], today: date) -> Job:
+def load_job(
+    path: Path | None, settings: Iterable[tuple[str, Any]], today: date, *, chosen_date: date | None = None
+) -> Job:
     """Read a job file and put ``settings`` ("sweep.seeds", value) over it. ``JobFileError`` says what to mend.
 
+    ``{date}`` in the output's address becomes ``chosen_date``, else ``today``.
     A relative manifest, model folder or output is taken from the working directory, as in any command line tool.
     """
     where = str(path) if path else "the command line"
@@ -226,9 +244,23 @@ def load_job(path: Path | None, settings: Iterable[tuple[str, Any]], today: date
     except JobFileError as error:
         error.where = f"{where}: {error.where}"
         raise
-    uri = job.output.uri or _default_output(path, job.manifest)
-    output = job.output.model_copy(update={"uri": uri.replace("{date}", today.isoformat())})
-    return job.model_copy(update={"output": output})
+    return _with_output(job, job.output.uri or _default_output(path, job.manifest), today, chosen_date)
+
+
+def _with_output(job: Job, uri: str, today: date, chosen_date: date | None) -> Job:
+    """Return the job with its output's address, in which ``{date}`` is filled in."""
+    is_dated = "{date}" in uri
+    if chosen_date is not None and not is_dated:
+        raise JobFileError(
+            "the date has no effect: output.uri does not contain {date}",
+            where="--date",
+            value=chosen_date.isoformat(),
+            allowed="no --date, or an output.uri with {date}",
+        )
+    output = job.output.model_copy(update={"uri": uri.replace("{date}", (chosen_date or today).isoformat())})
+    filled = job.model_copy(update={"output": output})
+    filled._day = today if is_dated and chosen_date is None else None
+    return filled
 
 
 _FORMER_DEFAULT = Path("renders/command-line")

@@ -62,7 +62,8 @@ class Prepared:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences about input that may not mean what it seems, for ``plan``, ``render`` and their JSON."""
-        return (*self.manifest.warnings, *self.prompt_warnings, *self.no_effect.sentences())
+        said = (*self.manifest.warnings, *self.prompt_warnings, *self.no_effect.sentences())
+        return (*said, *_daily(self.job))
 
     @property
     def points(self) -> int:
@@ -184,6 +185,15 @@ def select(prepared: Prepared, *, limit: int | None, sample: int | None) -> Sele
         return sample_rows(prepared.manifest.rows, counted.points_per_row, every, sample)
     batches = numbered_batches(prepared.manifest)
     return sample_tasks(batches, axes, family, every, counted.amount.images, sample)
+
+
+def _daily(job: Job) -> tuple[str, ...]:
+    if job.day is None:
+        return ()
+    return (
+        f"output.uri contains {{date}}, so the output is another one every day: a launch after midnight starts over; "
+        f"to continue this output on a later day, give --date {job.day.isoformat()}",
+    )
 
 
 def numbered_batches(manifest: Manifest, split: Split | None = None) -> Iterator[Numbered]:

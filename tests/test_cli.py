@@ -1,11 +1,14 @@
 """How the command ends: one block and an exit code, whatever happens."""
 
+import json
 import os
 import subprocess
 import sys
 from datetime import date
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jobs import cli, options
@@ -32,6 +35,9 @@ BAD = [
     ["plan", "--manifest", "~nosuchuser/x"],
     ["plan", "--manifest", "loop"],
     ["plan", "none.yaml"],
+    ["plan", "--manifest", "a", "--date", "2026-11-31"],
+    ["plan", "--manifest", "a", "--date", "20261130", "--output", "out/{date}"],
+    ["plan", "--manifest", "a", "--date", "2026-11-30"],
     ["plan", "."],
     ["plan", "--no-such-option"],
     ["status", "~nosuchuser/x"],
@@ -140,6 +146,23 @@ def test_a_run_at_the_former_default_output_is_not_passed_by(monkeypatch: pytest
     assert "--output renders/command-line" in str(refused.value)
     named = options.load(None, None, manifest="prompts.parquet", output__uri="renders/command-line")
     assert named.output.uri == "renders/command-line"
+
+
+def test_a_new_output_every_day_is_warned_about(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(pa.table({"prompt": ["a"]}), "a.parquet")
+    words = ["plan", "--json", "--manifest", "a.parquet", "--output", "out/{date}"]
+    assert darkroom(monkeypatch, *words) == 0
+    said, today = capsys.readouterr(), date.today().isoformat()
+    assert "warning: output.uri contains {date}" in said.err
+    assert f"give --date {today}" in said.err
+    assert json.loads(said.out)["warnings"] == [said.err.removeprefix("warning: ").strip()]
+    assert darkroom(monkeypatch, *words, "--date", "2026-01-01") == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert json.loads(said.out)["output"].endswith("out/2026-01-01")
 
 
 @pytest.mark.parametrize("words", [[], ["manifest"]])

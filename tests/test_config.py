@@ -180,3 +180,14 @@ def test_any_value_is_taken_or_refused_in_one_block(key: str, value: Any) -> Non
         assert error.allowed
         for leak in ("Input should", "valid dictionary", "valid integer", "literal", "instance of"):
             assert leak not in error.allowed
+
+
+def test_the_day_in_an_output_is_todays_or_the_chosen_one() -> None:
+    given = [("manifest", "a"), ("output.uri", "out/{date}/x")]
+    daily = load_job(None, given, TODAY)
+    assert (daily.output.uri, daily.day) == ("out/2026-01-02/x", TODAY)
+    chosen = load_job(None, given, TODAY, chosen_date=date(2025, 12, 31))
+    assert (chosen.output.uri, chosen.day) == ("out/2025-12-31/x", None)
+    assert load_job(None, given[:1], TODAY).day is None
+    with pytest.raises(JobFileError, match="the date has no effect"):
+        load_job(None, given[:1], TODAY, chosen_date=TODAY)

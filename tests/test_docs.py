@@ -65,7 +65,7 @@ def test_the_readmes_job_file_loads(tmp_path: Path) -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     (tmp_path / "job.yaml").write_text(block)
     job = load_job(tmp_path / "job.yaml", [], date(2026, 1, 2))
-    assert job.output.uri == "s3://bucket/renders/2026-01-02"
+    assert job.output.uri == "s3://bucket/renders"
     assert job.manifest_columns == {"caption": "prompt"}
 
 
