@@ -5,26 +5,17 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
-from itertools import takewhile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    PrivateAttr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from pipeline import sweep
 from pipeline.errors import InputError, JobFileError
 from pipeline.output.layout import Format, Layout, Setting
+from pipeline.output_address import default_output, output_address
 from pipeline.schedulers import scheduler_of
 from pipeline.strict_yaml import parse_yaml, yaml_place, yaml_reason
 
@@ -208,7 +199,7 @@ class Job(_Section):
     render: RenderSection = Field(default_factory=RenderSection)
     workers: WorkersSection = Field(default_factory=WorkersSection)
     s3: S3Section = Field(default_factory=S3Section)
-    _day: date | None = PrivateAttr(None)
+    _day: date | None = None
 
     @property
     def day(self) -> date | None:
@@ -244,48 +235,10 @@ def load_job(
     except JobFileError as error:
         error.where = f"{where}: {error.where}"
         raise
-    return _with_output(job, job.output.uri or _default_output(path, job.manifest), today, chosen_date)
-
-
-def _with_output(job: Job, uri: str, today: date, chosen_date: date | None) -> Job:
-    """Return the job with its output's address, in which ``{date}`` is filled in."""
-    is_dated = "{date}" in uri
-    if chosen_date is not None and not is_dated:
-        raise JobFileError(
-            "the date has no effect: output.uri does not contain {date}",
-            where="--date",
-            value=chosen_date.isoformat(),
-            allowed="no --date, or an output.uri with {date}",
-        )
-    output = job.output.model_copy(update={"uri": uri.replace("{date}", (chosen_date or today).isoformat())})
-    filled = job.model_copy(update={"output": output})
-    filled._day = today if is_dated and chosen_date is None else None
+    address = output_address(job.output.uri or default_output(path, job.manifest), today, chosen_date)
+    filled = job.model_copy(update={"output": job.output.model_copy(update={"uri": address.uri})})
+    filled._day = address.day
     return filled
-
-
-_FORMER_DEFAULT = Path("renders/command-line")
-"""The output that all jobs without a file shared in earlier versions."""
-
-
-def _default_output(path: Path | None, manifest: str) -> str:
-    """Return the output of a job that names none: ``renders/`` and the name of the job file, else of the manifest.
-
-    Raises ``JobFileError`` where a run of an earlier version may be meant.
-    """
-    if path is not None:
-        return f"renders/{path.stem}"
-    segments = [part for part in re.split(r"[/\\]", manifest) if part not in ("", ".", "..", "~")]
-    fixed = list(takewhile(lambda part: not any(sign in part for sign in "*?["), segments))
-    name = re.sub(r"[^\w.-]+", "-", PurePosixPath(fixed[-1]).stem).strip("-.") if fixed else ""
-    uri = f"renders/{name or 'command-line'}"
-    if uri != str(_FORMER_DEFAULT) and (_FORMER_DEFAULT / "_darkroom" / "run.json").is_file():
-        raise JobFileError(
-            "the job names no output, and there is a run at the former default output",
-            where="--output",
-            value=str(_FORMER_DEFAULT),
-            allowed=f"--output {_FORMER_DEFAULT} to continue that run, or another output, such as --output {uri}",
-        )
-    return uri
 
 
 def is_section(key: str) -> bool:

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 WALLS = {
     "pipeline.errors": {"torch", "diffusers", "ray", "boto3", "pyarrow"},
     "pipeline.config": {"torch", "diffusers", "ray", "boto3"},
+    "pipeline.output_address": {"torch", "diffusers", "ray", "boto3"},
     "pipeline.strict_yaml": {"torch", "diffusers", "ray", "boto3"},
     "pipeline.sweep": {"torch", "diffusers", "ray", "boto3"},
     "pipeline.schedulers": {"torch", "diffusers", "ray", "boto3"},
