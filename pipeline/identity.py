@@ -4,7 +4,6 @@ The byte layout is public and versioned (``docs/identity.md`` has it with test v
 existing run render everything again.
 """
 
-import json
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.strict_json import dumps
 
 RECIPE_VERSION = 1
 ID_BYTES = 16
@@ -36,11 +37,11 @@ class RunConstants:
     recipe_version: int = RECIPE_VERSION
 
     def digest(self) -> bytes:
-        """blake2b-128 over the constants as JSON with sorted keys and no spaces, 16 bytes."""
+        """Return the blake2b-128 of the constants as strict JSON with sorted keys and no spaces, 16 bytes."""
         constants = asdict(self)
         if not self.call:
             del constants["call"]
-        text = json.dumps(constants, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        text = dumps(constants, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return blake2b(text.encode("ascii"), digest_size=ID_BYTES, person=b"darkroom.run.1").digest()
 
 

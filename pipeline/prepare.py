@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.config import Job
-from pipeline.errors import JobFileError, RunMismatchError
+from pipeline.errors import JobFileError, ModelError, RunMismatchError
 from pipeline.identity import RunConstants
 from pipeline.manifest.blocklist import read_blocklist
 from pipeline.manifest.check import CheckResult, rejection_error
@@ -23,6 +23,7 @@ from pipeline.manifest.verdicts import RejectedRow
 from pipeline.model.check import check_files
 from pipeline.model.facts import ModelFacts, read_facts
 from pipeline.model.files import has_checker
+from pipeline.model.own_scheduler import otherwise_read
 from pipeline.model.resolve import LoraSource, ModelSource
 from pipeline.model.windows import Windows
 from pipeline.output.layout import Packing
@@ -34,7 +35,7 @@ from pipeline.planning.limits import MAX_POINTS, Refusal, refusals, unfit_steps
 from pipeline.planning.no_effect import NoEffect, no_effect
 from pipeline.planning.rows import Numbered, Rows, keep_rows
 from pipeline.planning.selection import Selection, check_choice, first_tasks, sample_rows, sample_tasks
-from pipeline.schedulers import scheduler_of
+from pipeline.schedulers import scheduler_of, unusable_setting
 from pipeline.storage.s3_settings import S3Settings
 from pipeline.sweep import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
 
@@ -62,7 +63,7 @@ class Prepared:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences about input that may not mean what it seems, for ``plan``, ``render`` and their JSON."""
-        said = (*self.manifest.warnings, *self.prompt_warnings, *self.no_effect.sentences())
+        said = (*self.manifest.warnings, *self.model.own_scheduler.warnings, *self.prompt_warnings, *self.no_effect.sentences())
         return (*said, *_daily(self.job))
 
     @property
@@ -76,11 +77,16 @@ class Prepared:
         quality = output.jpeg_quality if output.format == "jpeg" else None
         return Packing(layout=output.layout, format=output.format, jpeg_quality=quality, provenance=output.provenance)
 
+    @property
+    def may_draw_own(self) -> bool:
+        """Whether some image of the job may be drawn with the model's own scheduler."""
+        return self.model.scheduler in self.axes.schedulers or "scheduler" in self.count.overrides
+
     def constants(self, model_fingerprint: str, dtype: str) -> RunConstants:
         return RunConstants(
             model_fingerprint=model_fingerprint,
             dtype=dtype,
-            scheduler_config=self.model.scheduler_config,
+            scheduler_config={**self.model.scheduler_config, **self.model.own_scheduler.reading},
             call=self.job.model.call,
         )
 
@@ -167,7 +173,13 @@ def check_run(run: Run, prepared: Prepared, where: str, model_fingerprint: str |
             allowed="the run's own model, or another output.uri",
         )
     dtype = run.constants.dtype if wanted.dtype == "auto" else wanted.dtype
-    check_same_pixels(run, prepared.constants(model_fingerprint or run.constants.model_fingerprint, dtype), where)
+    constants = prepared.constants(model_fingerprint or run.constants.model_fingerprint, dtype)
+    own, same_model = prepared.model.own_scheduler, constants.model_fingerprint == run.constants.model_fingerprint
+    if same_model and own.read_otherwise(run.constants.scheduler_config):
+        if prepared.may_draw_own:
+            raise otherwise_read(own, where)
+        constants = replace(constants, scheduler_config=own.config)
+    check_same_pixels(run, constants, where)
     check_same_packing(run, prepared.packing, where)
 
 
@@ -272,12 +284,12 @@ class _Rejections:
 
 def _axes(job: Job, model: ModelFacts) -> Axes:
     sweep = job.sweep
-    own = model.scheduler if job.model.scheduler == "default" else job.model.scheduler
+    named = () if job.model.scheduler == "default" else (job.model.scheduler,)
     axes = Axes(
         seeds=sweep.seeds,
         guidance_scales=sweep.guidance_scales or (model.family.guidance_scale,),
         num_inference_steps=sweep.num_inference_steps or (model.family.num_inference_steps,),
-        schedulers=tuple(scheduler_of(text).text for text in sweep.schedulers or (own,)),
+        schedulers=tuple(scheduler_of(text).text for text in sweep.schedulers or named or (_own(model),)),
         sizes=sweep.sizes or (model.native_size,),
     )
     _check_points(axes, model)
@@ -295,6 +307,21 @@ def _no_effect(
         theirs.setdefault("seeds", theirs["seed"])
     judged = no_effect(counted.effects, axes, model.family, job.sweep.model_fields_set, theirs)
     return replace(judged, windows=windows.tokens, not_counted=windows.not_counted)
+
+
+def _own(model: ModelFacts) -> str:
+    """The name of the model's own scheduler; ``ModelError`` for one that has none and so cannot be the default."""
+    if model.scheduler is not None:
+        return model.scheduler
+    problem = model.own_scheduler.problem
+    assert problem is not None
+    error = ModelError(
+        f"{problem.what}, and the job names no other scheduler",
+        where=problem.where,
+        allowed=f"in sweep.schedulers or model.scheduler one of {', '.join(model.family.schedulers())}",
+    )
+    error.value = problem.value
+    raise error
 
 
 def _check_points(axes: Axes, model: ModelFacts) -> None:
@@ -325,6 +352,14 @@ def _check_schedulers(axes: Axes, model: ModelFacts) -> None:
                 where="sweep.schedulers",
                 value=text,
                 allowed=", ".join(f"a list of {kind}" for kind in model.family.lists) or "a step count",
+            )
+        setting = unusable_setting(text, model.scheduler_config)
+        if setting is not None:
+            raise ModelError(
+                f"the scheduler {text} cannot work with this setting of the model's scheduler configuration",
+                where=f"scheduler/scheduler_config.json: {setting.key}",
+                value=setting.value,
+                allowed=f"{setting.allowed}; or another scheduler in sweep.schedulers",
             )
 
 

@@ -1,7 +1,7 @@
 """The noise schedulers Darkroom knows, by name: which diffusers class, which settings, how many evaluations.
 
 An evaluation is one call of the denoiser. A scheduler's configuration is the mapping that diffusers keeps in
-``scheduler/scheduler_config.json``; keys that are absent take the class's defaults.
+``scheduler/scheduler_config.json``; keys that are absent take the class's defaults (``scheduler_classes.py``).
 
 A recipe names its scheduler with options behind colons, which override the model's configuration:
 ``dpmsolver++:karras``, ``euler:trailing``, ``dpmsolver++:timesteps=999/850/736/645/545/455/343/233/124/24``.
@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from pipeline.errors import InputError, ModelError
+from pipeline.scheduler_classes import Unusable, class_settings, unusable
 
 SPACINGS = ("leading", "trailing", "linspace")
 _SIGMA_SCHEDULES = {
@@ -222,7 +223,15 @@ def name_of_class(class_name: str, config: Mapping[str, object]) -> str:
     if not named:
         allowed = ", ".join(dict.fromkeys(kind.class_name for kind in SCHEDULERS.values()))
         raise ModelError("this model's scheduler is not supported", where=where, value=class_name, allowed=allowed)
-    own = {**next(iter(named.values())).settings, **config}
+    broken = unusable(class_name, config, constructed_only=True)
+    if broken is not None:
+        raise ModelError(
+            f"diffusers cannot make a {class_name} of this setting",
+            where=f"{where}: {broken.key}",
+            value=broken.value,
+            allowed=broken.allowed,
+        )
+    own = class_settings(class_name, config)
     for name, kind in named.items():
         if all(own[key] == value for key, value in kind.settings.items()):
             return name
@@ -254,19 +263,28 @@ def allowed_steps(scheduler: str, config: Mapping[str, object]) -> range:
     found = scheduler_of(scheduler)
     if found.listed_steps is not None:
         return range(found.listed_steps, found.listed_steps + 1)
-    name, config = found.name, {**config, **found.settings}
-    trained = _whole(config, "num_train_timesteps", 1000)
+    name, settings = found.name, {**class_settings(found.kind.class_name, config), **found.settings}
+    trained = _whole(settings, "num_train_timesteps")
     if name == "lcm":
-        return range(1, min(trained, _whole(config, "original_inference_steps", 50)) + 1)
+        return range(1, min(trained, _whole(settings, "original_inference_steps")) + 1)
     if name in _HALF_LOG_SNR:
         return range(1, trained - 1)
-    if name in _WITHIN_TABLE and config.get("timestep_spacing", "leading") == "leading":
+    if name in _WITHIN_TABLE and settings["timestep_spacing"] == "leading":
         return range(1, trained)  # Stable Diffusion's ``steps_offset`` of 1 would leave the table
     return range(1, trained + 1)
 
 
-def _whole(config: Mapping[str, object], key: str, default: int) -> int:
-    value = config.get(key, default)
-    if not isinstance(value, int):
+def unusable_setting(scheduler: str, config: Mapping[str, object]) -> Unusable | None:
+    """Return the first setting of a model's scheduler configuration with which this scheduler cannot work, or None."""
+    found = scheduler_of(scheduler)
+    if found.name == "flow_match_heun" and config.get("use_dynamic_shifting"):
+        allowed = "false: this scheduler takes no shift that depends on the size"
+        return Unusable(key="use_dynamic_shifting", value=config["use_dynamic_shifting"], allowed=allowed)
+    return unusable(found.kind.class_name, {**config, **found.settings})
+
+
+def _whole(settings: Mapping[str, object], key: str) -> int:
+    value = settings[key]
+    if not isinstance(value, int) or isinstance(value, bool):
         raise ModelError("not a whole number", where=f"scheduler/scheduler_config.json: {key}", value=value)
     return value

@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline.distributed.report import Tell
 from pipeline.errors import JobBrokenError, ModelError, ObjectMissingError
+from pipeline.model.facts import read_facts
 from pipeline.model.fingerprint import DigestCache, fingerprint
 from pipeline.model.resolve import LoraSource, ModelSource
 from pipeline.output.encode import encode, pixel_sha256
@@ -112,6 +113,7 @@ def _load(run: Run, numerics: NumericsProfile, device: str, cache_folder: Path) 
         loras=files,
         compiled=numerics.compiled,
         call=run.constants.call,
+        as_once_read=read_facts(folder).own_scheduler.read_otherwise(run.constants.scheduler_config),
     )
 
 

@@ -10,9 +10,9 @@ from pipeline.errors import ModelError
 from pipeline.model.check import check_parts
 from pipeline.model.family import FAMILIES, Family, family_of
 from pipeline.model.files import denoiser_of, read_json
+from pipeline.model.own_scheduler import OwnScheduler, read_own_scheduler
 from pipeline.model.trust import check_part
 from pipeline.model.weights import tensors_of
-from pipeline.schedulers import name_of_class
 from pipeline.sweep import MAX_SIDE_PX
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -33,9 +33,17 @@ class ModelFacts:
     """Of width and height."""
     native_size: tuple[int, int]
     """(width, height) in px when the sweep names none."""
-    scheduler: str
-    """Our name of the model's own scheduler."""
-    scheduler_config: Mapping[str, Any]
+    own_scheduler: OwnScheduler
+
+    @property
+    def scheduler(self) -> str | None:
+        """Our name of the model's own scheduler; None for one that has no name of ours."""
+        return self.own_scheduler.name
+
+    @property
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """The model's own scheduler configuration, without private keys."""
+        return self.own_scheduler.config
 
 
 def read_facts(folder: Path, *, single: bool = False) -> ModelFacts:
@@ -55,15 +63,13 @@ def read_facts(folder: Path, *, single: bool = False) -> ModelFacts:
     family = family_of(class_name, config, single=single)
     assert family is not None
     factor = 2 ** (_levels(folder / "vae" / "config.json") - 1)
-    scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
     return ModelFacts(
         class_name=class_name,
         family=family,
         size_factor=factor * family.patch,
         max_side_px=min(family.max_side_px(config, factor) or MAX_SIDE_PX, MAX_SIDE_PX),
         native_size=_native_size(config.get("sample_size"), family, factor, folder / denoiser / "config.json"),
-        scheduler=name_of_class(str(scheduler_config.get("_class_name")), scheduler_config),
-        scheduler_config={key: value for key, value in scheduler_config.items() if not key.startswith("_")},
+        own_scheduler=read_own_scheduler(folder, index),
     )
 
 

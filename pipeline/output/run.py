@@ -3,7 +3,6 @@
 A later one may change the license alone, which no picture depends on.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from pipeline.identity import RunConstants
 from pipeline.model.rows import BatchRows
 from pipeline.output.layout import PNG_FILES, RUN_KEY, Packing
 from pipeline.storage.base import ObjectStore
+from pipeline.strict_json import dumps, loads, strict
 
 RUN_FILE_VERSION = 1
 
@@ -62,7 +62,7 @@ def read_run(store: ObjectStore) -> Run | None:
     """The run at a location, None where there is none yet."""
     where = f"{store.uri}/{RUN_KEY}"
     try:
-        read = json.loads(store.get(RUN_KEY))
+        read = loads(store.get(RUN_KEY))
         if read.pop("version", None) != RUN_FILE_VERSION:
             raise RunMismatchError("the run was written by another version of Darkroom", where=where)
         read["constants"] = RunConstants(**read["constants"])
@@ -76,7 +76,7 @@ def read_run(store: ObjectStore) -> Run | None:
 
 
 def write_run(store: ObjectStore, run: Run) -> None:
-    store.put(RUN_KEY, json.dumps({"version": RUN_FILE_VERSION, **asdict(run)}, indent=1).encode())
+    store.put(RUN_KEY, dumps({"version": RUN_FILE_VERSION, **asdict(run)}, indent=1).encode())
 
 
 def note_license(store: ObjectStore, license_id: str | None) -> None:
@@ -117,7 +117,7 @@ def _compared(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[
         left, right = ours.get(name), theirs.get(name)
         if isinstance(left, Mapping) and isinstance(right, Mapping):
             found += [(f"{name}.{inner}", a, b) for inner, a, b in _compared(left, right)]
-        elif left != right:
+        elif strict(left) != strict(right):  # NaN is equal to itself here
             found.append((name, left, right))
     return found
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipeline.model.family import Family
 from pipeline.planning.grids import Axes, grids_of, present_overrides, scheduler_steps
-from pipeline.schedulers import allowed_steps
+from pipeline.schedulers import allowed_steps, unusable_setting
 
 MAX_POINTS = 1_000_000
 """Per prompt row: more of one prompt is a slip of the pen, and a row's points are held in memory together."""
@@ -35,8 +36,9 @@ def refusals(batch: pa.Table, axes: Axes, family: Family, scheduler_config: Mapp
     counts = grids.counts()[grids.of_row]
     found = {row: _too_many(row, int(counts[row])) for row in np.flatnonzero(counts > MAX_POINTS).tolist()}
     of_grid, pairs = scheduler_steps(grids)
-    refused = {pair: unfit for pair, both in enumerate(pairs) if (unfit := unfit_steps(*both, scheduler_config))}
     of_row = of_grid[grids.of_row]
+    found |= _unusable(of_row, pairs, scheduler_config)
+    refused = {pair: unfit for pair, both in enumerate(pairs) if (unfit := unfit_steps(*both, scheduler_config))}
     for row in np.flatnonzero(np.isin(of_row, list(refused))).tolist():
         own = batch["num_inference_steps"][row].is_valid
         scheduler, steps, allowed = refused[int(of_row[row])]
@@ -48,6 +50,25 @@ def refusals(batch: pa.Table, axes: Axes, family: Family, scheduler_config: Mapp
             allowed=f"{allowed.start} to {allowed.stop - 1} steps",
         )
     return [found[row] for row in sorted(found)]
+
+
+def _unusable(
+    of_row: NDArray[np.int64], pairs: Sequence[tuple[Sequence[str], Sequence[int]]], config: Mapping[str, object]
+) -> dict[int, Refusal]:
+    """Rows whose own scheduler cannot work with the model's scheduler configuration; that of the sweep can."""
+    found: dict[int, Refusal] = {}
+    for pair, (schedulers, _) in enumerate(pairs):
+        for scheduler in schedulers:
+            setting = unusable_setting(scheduler, config)
+            if setting is not None:
+                refusal = {
+                    "column": "scheduler",
+                    "value": repr(scheduler),
+                    "reason": f"the scheduler cannot work with the model's {setting.key} of {setting.value!r}",
+                    "allowed": setting.allowed,
+                }
+                found |= {row: Refusal(row=row, **refusal) for row in np.flatnonzero(of_row == pair).tolist()}
+    return found
 
 
 def unfit_steps(

@@ -8,7 +8,7 @@ those of the family's stock diffusers pipeline called with one prompt.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from pipeline.errors import RenderError
 from pipeline.model.family import Family
 from pipeline.recipe import Recipe
 from pipeline.rendering.compiled import Compiled
-from pipeline.rendering.timetables import build_scheduler
+from pipeline.rendering.timetables import ModelSchedulers, build_scheduler
 from pipeline.schedulers import scheduler_of
 
 Text = str | None
@@ -54,7 +54,7 @@ class Adapter(ABC):
     family: Family
     device: torch.device
     dtype: torch.dtype
-    scheduler_config: Mapping[str, Any]
+    schedulers: ModelSchedulers
     compiled: bool = False
     """The denoiser is compiled, once for each shape."""
     encode_rows: int = 8
@@ -121,11 +121,17 @@ class Adapter(ABC):
         found, allowed = scheduler_of(scheduler), self.family.schedulers()
         if found.name not in allowed:
             raise RenderError(f"scheduler {scheduler} is not one of this model's family: {', '.join(allowed)}")
-        timing = self.timing(num_inference_steps, width // self.latent_factor, height // self.latent_factor)
-        return build_scheduler(found, self.scheduler_config, num_inference_steps, timing)
+        size = width // self.latent_factor, height // self.latent_factor
+        timing = partial(self.timing, num_inference_steps=num_inference_steps, width=size[0], height=size[1])
+        return build_scheduler(self.schedulers, found, num_inference_steps, timing)
 
-    def timing(self, num_inference_steps: int, width: int, height: int) -> Mapping[str, Any]:
-        """What ``set_timesteps`` is told beside the step count; sizes in latent pixels."""
+    def timing(
+        self, config: Mapping[str, Any], *, num_inference_steps: int, width: int, height: int
+    ) -> Mapping[str, Any]:
+        """Return what ``set_timesteps`` of a scheduler with this configuration is told beside the step count.
+
+        Sizes are in latent pixels.
+        """
         return {}
 
     def start(self, recipe: Recipe, generator: torch.Generator, scheduler: Any) -> Tensor:

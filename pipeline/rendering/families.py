@@ -104,9 +104,8 @@ class Transformer(Adapter):
         unscaled: Tensor = (latents / config.scaling_factor) + config.shift_factor
         return unscaled
 
-    def mu(self, width: int, height: int, *, max_shift: float) -> float:
+    def mu(self, config: Mapping[str, Any], width: int, height: int, *, max_shift: float) -> float:
         """The timestep shift for a size in latent pixels: linear in its tokens (Esser et al., arXiv:2403.03206)."""
-        config = self.scheduler_config
         tokens = (width // self.family.patch) * (height // self.family.patch)
         fewest, most = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
         least, largest = config.get("base_shift", 0.5), config.get("max_shift", max_shift)
@@ -131,9 +130,11 @@ class StableDiffusion3(Transformer):
         clip = dict.fromkeys(("tokenizer", "tokenizer_2"), self.stock.tokenizer_max_length)
         return {**clip, "tokenizer_3": 256} if self.stock.text_encoder_3 is not None else clip
 
-    def timing(self, num_inference_steps: int, width: int, height: int) -> Mapping[str, Any]:
-        dynamic = self.scheduler_config.get("use_dynamic_shifting", False)
-        return {"mu": self.mu(width, height, max_shift=1.16)} if dynamic else {}
+    def timing(
+        self, config: Mapping[str, Any], *, num_inference_steps: int, width: int, height: int
+    ) -> Mapping[str, Any]:
+        dynamic = config.get("use_dynamic_shifting", False)
+        return {"mu": self.mu(config, width, height, max_shift=1.16)} if dynamic else {}
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Rows) -> Tensor:
         predicted: Tensor = self.denoiser(hidden_states=latents, timestep=timesteps, **conditioning, return_dict=False)[
@@ -169,8 +170,10 @@ class Flux(Transformer):
     def latent_channels(self) -> int:
         return int(self.network.config.in_channels) // 4
 
-    def timing(self, num_inference_steps: int, width: int, height: int) -> Mapping[str, Any]:
-        mu = self.mu(width, height, max_shift=1.15)
+    def timing(
+        self, config: Mapping[str, Any], *, num_inference_steps: int, width: int, height: int
+    ) -> Mapping[str, Any]:
+        mu = self.mu(config, width, height, max_shift=1.15)
         return {"sigmas": np.linspace(1.0, 1 / num_inference_steps, num_inference_steps), "mu": mu}
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Rows) -> Tensor:

@@ -16,12 +16,13 @@ import transformers
 from safetensors import SafetensorError
 
 from pipeline.errors import ModelError
-from pipeline.model.facts import read_facts
+from pipeline.model.facts import ModelFacts, read_facts
 from pipeline.model.files import UNUSED_COMPONENTS, is_component, read_json
 from pipeline.model.trust import LIBRARIES, check_class, check_part
 from pipeline.model.vocabulary import require_vocabulary
 from pipeline.rendering.adapter import Adapter
 from pipeline.rendering.families import ADAPTERS
+from pipeline.rendering.timetables import KeptConfiguration, ModelSchedulers
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -56,7 +57,13 @@ class LoadedModel:
 
 
 def load_model(
-    folder: Path, *, dtype: str, device: str, loras: Sequence[tuple[Path, float]] = (), compiled: bool = False
+    folder: Path,
+    *,
+    dtype: str,
+    device: str,
+    loras: Sequence[tuple[Path, float]] = (),
+    compiled: bool = False,
+    as_once_read: bool = False,
 ) -> LoadedModel:
     """Load a model in diffusers format from safetensors; nothing is downloaded, no code of the model is run.
 
@@ -66,7 +73,7 @@ def load_model(
     or of other shapes than the configuration says.
     """
     facts = read_facts(folder)
-    stock = load_stock(folder, facts.class_name, dtype=dtype, device=device, loras=loras)
+    stock = load_stock(folder, facts, dtype=dtype, device=device, loras=loras)
     for name in ADAPTERS[facts.class_name].modules:
         if getattr(stock, name) is None:
             raise ModelError("a part of the model is missing", where=str(folder / "model_index.json"), value=name)
@@ -77,14 +84,19 @@ def load_model(
         family=facts.family,
         device=torch.device(device),
         dtype=DTYPES[dtype],
-        scheduler_config=dict(stock.scheduler.config),
+        schedulers=schedulers_of(stock, facts, as_once_read=as_once_read),
         compiled=compiled,
     )
     return LoadedModel(adapter=adapter, device=device, dtype=dtype)
 
 
+def schedulers_of(stock: Any, facts: ModelFacts, *, as_once_read: bool = False) -> ModelSchedulers:
+    """Return the maker of a loaded model's schedulers; ``as_once_read`` is that of ``load_renderer``."""
+    return ModelSchedulers(config=dict(stock.scheduler.config), own=None if as_once_read else facts.scheduler)
+
+
 def load_stock(
-    folder: Path, class_name: str, *, dtype: str, device: str, loras: Sequence[tuple[Path, float]] = ()
+    folder: Path, facts: ModelFacts, *, dtype: str, device: str, loras: Sequence[tuple[Path, float]] = ()
 ) -> Any:
     """A stock pipeline on its device, its parts with weights in ``dtype``, eval and without gradients.
 
@@ -93,7 +105,7 @@ def load_stock(
     if dtype not in DTYPES:
         raise ModelError("unknown dtype", value=dtype, allowed=", ".join(DTYPES))
     with _quiet():
-        stock = _from_folder(folder, class_name, DTYPES[dtype])
+        stock = _from_folder(folder, facts, DTYPES[dtype])
         if loras:
             _fuse(stock, loras)
         stock.to(device)
@@ -103,13 +115,15 @@ def load_stock(
     return stock
 
 
-def _from_folder(folder: Path, class_name: str, dtype: torch.dtype) -> Any:
-    stock_class = getattr(diffusers, class_name)
+def _from_folder(folder: Path, facts: ModelFacts, dtype: torch.dtype) -> Any:
+    stock_class = getattr(diffusers, facts.class_name)
     takes = inspect.signature(stock_class.__init__).parameters
     left_out = {name: value for name, value in _LEFT_OUT.items() if name in takes}
     index = read_json(folder / "model_index.json")
     # diffusers loads a saved model without its T5 encoder only where it is told that there is none.
-    parts = dict.fromkeys(name for name in _part_names(stock_class) if not is_component(index.get(name)))
+    parts: dict[str, Any] = dict.fromkeys(name for name in _part_names(stock_class) if not is_component(index.get(name)))
+    if facts.scheduler is None:
+        parts["scheduler"] = KeptConfiguration(facts.own_scheduler.class_name, facts.scheduler_config)
     for name, entry in index.items():
         if is_component(entry) and name not in left_out:
             part_class = _part_class(folder, name, entry)

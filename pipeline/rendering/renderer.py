@@ -8,7 +8,7 @@ from pipeline.model.facts import read_facts
 from pipeline.recipe import RenderTask
 from pipeline.rendering.counters import EngineCounters
 from pipeline.rendering.engine import Engine
-from pipeline.rendering.loading import load_model, load_stock
+from pipeline.rendering.loading import load_model, load_stock, schedulers_of
 from pipeline.rendering.results import Outcome
 from pipeline.rendering.single import SingleEngine
 
@@ -46,15 +46,21 @@ def load_renderer(
     loras: Sequence[tuple[Path, float]] = (),
     compiled: bool = False,
     call: Mapping[str, Any] | None = None,
+    as_once_read: bool = False,
 ) -> Renderer:
     """Load a model to render with. ``rows`` of the denoiser's batch are for all pictures, or by width and height (px).
 
-    ``call``, further arguments of its stock pipeline, means one call per image.
+    ``call``, further arguments of its stock pipeline, means one call per image. ``as_once_read`` draws what a run
+    that began when the model's own scheduler was read otherwise holds (``OwnScheduler.read_otherwise``).
 
     Raises ``ModelError`` as ``load_model`` does, and for an argument the pipeline does not take.
     """
     facts = read_facts(folder, single=bool(call))
     if not facts.family.single:
-        return Engine(load_model(folder, dtype=dtype, device=device, loras=loras, compiled=compiled), rows)
-    stock = load_stock(folder, facts.class_name, dtype=dtype, device=device, loras=loras)
-    return SingleEngine(stock, device=device, call=call or {})
+        model = load_model(
+            folder, dtype=dtype, device=device, loras=loras, compiled=compiled, as_once_read=as_once_read
+        )
+        return Engine(model, rows)
+    stock = load_stock(folder, facts, dtype=dtype, device=device, loras=loras)
+    schedulers = schedulers_of(stock, facts, as_once_read=as_once_read)
+    return SingleEngine(stock, schedulers=schedulers, device=device, call=call or {})

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 
@@ -15,7 +14,7 @@ from pipeline.recipe import Recipe, RenderTask
 from pipeline.rendering.counters import EngineCounters
 from pipeline.rendering.devices import device_error, device_name, out_of_memory
 from pipeline.rendering.results import Outcome, Rendered, failure, not_finite
-from pipeline.rendering.timetables import require_steps
+from pipeline.rendering.timetables import ModelSchedulers
 from pipeline.schedulers import evaluations, scheduler_of
 
 _DECIDED = (
@@ -33,14 +32,14 @@ class SingleEngine:
         self,
         stock: Any,
         *,
+        schedulers: ModelSchedulers,
         device: str,
         call: Mapping[str, Any],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """``stock`` is a loaded pipeline; ``call`` goes to every call of it."""
-        self._stock, self._call, self._clock = stock, dict(call), clock
+        self._stock, self._schedulers, self._call, self._clock = stock, schedulers, dict(call), clock
         self._device_name = device_name(device)
-        self._config = dict(stock.scheduler.config)
         self._parameters = inspect.signature(type(stock).__call__).parameters
         free = [name for name in self._parameters if name not in ("self", *_DECIDED)]
         for name in call:
@@ -117,8 +116,7 @@ class SingleEngine:
         found = scheduler_of(recipe.scheduler)
         if found.listed is not None and found.listed not in self._parameters:
             raise RenderError(f"{type(self._stock).__name__} takes no list of {found.listed}")
-        require_steps(found, self._config, recipe.num_inference_steps)
-        self._stock.scheduler = getattr(diffusers, found.kind.class_name).from_config(self._config, **found.settings)
+        self._stock.scheduler = self._schedulers.make(found, recipe.num_inference_steps)
         told: dict[str, Any] = {
             "num_inference_steps": recipe.num_inference_steps,
             "timesteps": found.timesteps and list(found.timesteps),

@@ -34,7 +34,7 @@ def test_a_model_is_loaded_in_its_dtype_without_gradients(velocity_folder: Path,
         assert not module.training
         assert {(p.dtype, p.requires_grad) for p in module.parameters()} == {(getattr(torch, dtype), False)}
     assert (model.device, model.dtype, model.adapter.latent_factor) == ("cpu", dtype, 4)
-    config = model.adapter.scheduler_config
+    config = model.adapter.schedulers.config
     assert (config["_class_name"], config["prediction_type"]) == ("DDIMScheduler", "v_prediction")
     assert stock.safety_checker is None
 

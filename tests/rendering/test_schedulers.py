@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.errors import InputError, ModelError
-from pipeline.rendering.timetables import build_scheduler
+from pipeline.rendering.timetables import ModelSchedulers, build_scheduler
 from pipeline.schedulers import SCHEDULERS, allowed_steps, evaluations, name_of_class, scheduler_of
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
@@ -79,8 +79,9 @@ def test_unknown_schedulers_are_refused() -> None:
         name_of_class("RePaintScheduler", {})
     with pytest.raises(ModelError, match=r"(?s)algorithm_type.*'dpmsolver'.*sde-dpmsolver"):
         name_of_class("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver"})
-    with pytest.raises(ModelError, match=r"(?s)skip_prk_steps.*False.*True"):
-        name_of_class("PNDMScheduler", {"skip_prk_steps": False})
+    for config in ({"skip_prk_steps": False}, {}):  # false is the class's default
+        with pytest.raises(ModelError, match=r"(?s)skip_prk_steps.*False.*True"):
+            name_of_class("PNDMScheduler", config)
 
 
 OPTIONS = [
@@ -103,7 +104,7 @@ def test_options_reach_the_real_scheduler(text: str) -> None:
     found = scheduler_of(text)
     steps = found.listed_steps or 4
     config = {} if found.kind.flow else BETAS
-    built = build_scheduler(found, config, steps, {})
+    built = build_scheduler(ModelSchedulers(config=config), found, steps)
     assert len(built.timesteps) == evaluations(text, steps)
     for key, value in found.settings.items():
         assert built.config[key] == value
@@ -111,7 +112,7 @@ def test_options_reach_the_real_scheduler(text: str) -> None:
         assert dict.fromkeys(built.timesteps.tolist()) == dict.fromkeys(map(float, found.timesteps))
     if found.sigmas is not None:
         assert built.sigmas[:4].tolist() == pytest.approx(found.sigmas[:4])
-    plain = build_scheduler(scheduler_of(found.name), config, steps, {})
+    plain = build_scheduler(ModelSchedulers(config=config), scheduler_of(found.name), steps)
     differs = [*built.timesteps.tolist(), *getattr(built, "sigmas", [])] != [
         *plain.timesteps.tolist(),
         *getattr(plain, "sigmas", []),
@@ -158,6 +159,6 @@ def test_the_table_loads_no_torch() -> None:
 def test_a_named_schedule_of_sigmas_replaces_the_models_own(name: str) -> None:
     for own, wanted in (("use_beta_sigmas", "karras"), ("use_karras_sigmas", "beta")):
         config = {**BETAS, own: True}
-        plain = build_scheduler(scheduler_of(f"{name}:{wanted}"), BETAS, 5, {})
-        built = build_scheduler(scheduler_of(f"{name}:{wanted}"), config, 5, {})
+        plain = build_scheduler(ModelSchedulers(config=BETAS), scheduler_of(f"{name}:{wanted}"), 5)
+        built = build_scheduler(ModelSchedulers(config=config), scheduler_of(f"{name}:{wanted}"), 5)
         assert torch.equal(built.sigmas, plain.sigmas)
