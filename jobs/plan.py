@@ -1,6 +1,5 @@
 """``darkroom plan``: what a job amounts to, before anything is spent. Loads neither torch nor Ray."""
 
-import json
 from typing import Any
 
 import typer
@@ -11,6 +10,7 @@ from pipeline.overview import SHOWN_VALUES, describe, figures_of, nothing_in, ti
 from pipeline.planning.count import MAX_ROWS_COMPARED
 from pipeline.planning.no_effect import NoEffect
 from pipeline.prepare import prepare
+from pipeline.strict_json import dumps
 
 
 def plan(
@@ -50,7 +50,7 @@ def plan(
     figures = figures_of(prepared, limit, sample)
     facts = describe(prepared, figures) | time_and_cost(figures, rate, price)
     typer.echo(
-        json.dumps(facts, indent=1) if as_json else _as_text(facts, prepared.no_effect, priced=price is not None)
+        dumps(facts, indent=1) if as_json else _as_text(facts, prepared.no_effect, priced=price is not None)
     )
 
 

@@ -20,6 +20,7 @@ from pipeline.schedulers import scheduler_of
 from pipeline.strict_yaml import parse_yaml, yaml_place, yaml_reason
 
 _Filled = Annotated[str, Field(pattern=r"\S")]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 def _allowed(text: str) -> Any:
@@ -56,7 +57,7 @@ class _Section(BaseModel):
 
 class LoraSection(_Section):
     id: Annotated[_Filled, _allowed("a safetensors file, a folder with one, or a Hub id")]
-    weight: Annotated[float, Field(allow_inf_nan=False), _allowed("a number")] = 1.0
+    weight: Annotated[_Finite, _allowed("a number")] = 1.0
 
 
 class ModelSection(_Section):
@@ -71,7 +72,7 @@ class ModelSection(_Section):
     """Fused into the model when it is loaded."""
     scheduler: Annotated[str, _allowed("default, or name:option:option")] = "default"
     call: Annotated[
-        dict[str, bool | int | float | str], _allowed("a mapping of names to numbers, texts, true or false")
+        dict[str, bool | int | _Finite | str], _allowed("a mapping of names to numbers, texts, true or false")
     ] = Field(default_factory=dict)
     """Further arguments of the model's stock pipeline, such as clip_skip; they mean one call per image."""
 
@@ -171,9 +172,7 @@ class WorkersSection(_Section):
     count: Annotated[
         Literal["auto"] | PositiveInt | PoolSection, _allowed("auto, a whole number from 1, or {min, max}")
     ] = "auto"
-    gpus: Annotated[
-        Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)], _allowed("auto, or a number from 0")
-    ] = "auto"
+    gpus: Annotated[Literal["auto"] | Annotated[_Finite, Field(ge=0)], _allowed("auto, or a number from 0")] = "auto"
     """Per worker."""
     cpus: Annotated[PositiveInt, _allowed("a whole number from 1")] = 1
     """Threads per CPU worker."""

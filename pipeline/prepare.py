@@ -63,7 +63,12 @@ class Prepared:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences about input that may not mean what it seems, for ``plan``, ``render`` and their JSON."""
-        said = (*self.manifest.warnings, *self.model.own_scheduler.warnings, *self.prompt_warnings, *self.no_effect.sentences())
+        said = (
+            *self.manifest.warnings,
+            *self.model.own_scheduler.warnings,
+            *self.prompt_warnings,
+            *self.no_effect.sentences(),
+        )
         return (*said, *_daily(self.job))
 
     @property

@@ -1,14 +1,17 @@
 """Identity: the published vectors, and that ids follow from content and nothing else."""
 
 import json
+import math
 import re
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import strict_json
 from pipeline.identity import IdSet, RunConstants, ids_from_bytes, pack_point, part_id, task_id
 
 CONSTANTS = RunConstants(
@@ -45,9 +48,35 @@ def made_vectors() -> dict[str, str]:
 def test_published_vectors() -> None:
     """Changing any of these makes every existing run render everything again."""
     text = (Path(__file__).parent.parent / "docs" / "identity.md").read_text()
-    block = re.search(r"```json\n(.*?)```", text, re.S)
-    assert block
-    assert json.loads(block[1]) == made_vectors()
+    vectors, unlimited = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.S))
+    assert vectors == made_vectors()
+    config = {"lambda_min_clipped": -math.inf, "trained_betas": [math.inf, math.nan]}
+    digest = replace(CONSTANTS, scheduler_config=config).digest().hex()
+    assert unlimited == {"run digest": digest}
+
+
+def test_numbers_that_are_not_finite_by_hand() -> None:
+    """Their form in a digest, written out without the code under test."""
+    text = (
+        '{"dtype":"float32","model_fingerprint":"00112233445566778899aabbccddeeff","recipe_version":1,'
+        '"scheduler_config":{"lambda_min_clipped":{"float":"-Infinity"}}}'
+    )
+    constants = replace(CONSTANTS, scheduler_config={"lambda_min_clipped": -math.inf})
+    assert constants.digest() == blake2b(text.encode(), digest_size=16, person=b"darkroom.run.1").digest()
+
+
+numbers = st.floats() | st.integers() | st.text(max_size=3) | st.none() | st.booleans()
+
+
+@settings(max_examples=30)
+@given(st.recursive(numbers, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner)))
+def test_any_number_is_written_as_strict_json_and_read_back(value: object) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    text = strict_json.dumps({"value": value})
+    json.loads(text, parse_constant=refuse)
+    assert repr(strict_json.loads(text)) == repr({"value": value})
 
 
 def test_vector_by_hand() -> None:

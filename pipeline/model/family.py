@@ -37,7 +37,7 @@ class Family:
     flow: bool = False
     """Trained by flow matching: takes the schedulers for that, and only those."""
     given_sigmas: bool = False
-    """The pipeline hands its own sigmas to the scheduler, which must take them."""
+    """The pipeline gives its own sigmas, or a shift for the size, to the scheduler, which must take them."""
     sample_size: int = 64
     """Latent pixels per side where the denoiser's configuration says nothing."""
     positions: Literal["side", "area"] = "side"
@@ -149,11 +149,11 @@ FAMILIES: Mapping[str, Family] = {
     "PixArtAlphaPipeline": _PIXART,
     "PixArtSigmaPipeline": _PIXART,
     "AuraFlowPipeline": _single(3.5, 50, flow=True, positions="area"),
-    "ChromaPipeline": _single(5.0, 35, flow=True),
+    "ChromaPipeline": _single(5.0, 35, flow=True, given_sigmas=True),
     "CogView3PlusPipeline": _single(5.0, 50, flow=False, lists=("timesteps",), loras=False),
-    "CogView4Pipeline": _single(5.0, 50, flow=True),
-    "Flux2KleinPipeline": _single(4.0, 50, flow=True, negative_prompts=False),
-    "Flux2Pipeline": _single(4.0, 50, flow=True, negative_prompts=False),
+    "CogView4Pipeline": _single(5.0, 50, flow=True, given_sigmas=True),
+    "Flux2KleinPipeline": _single(4.0, 50, flow=True, given_sigmas=True, negative_prompts=False),
+    "Flux2Pipeline": _single(4.0, 50, flow=True, given_sigmas=True, negative_prompts=False),
     "HunyuanDiTPipeline": _single(5.0, 50, flow=False, lists=(), loras=False, text_parts=_TWO_ENCODERS),
     "LatentConsistencyModelPipeline": _single(
         8.5,
@@ -165,13 +165,13 @@ FAMILIES: Mapping[str, Family] = {
         negative_prompts=False,
         own_schedulers=("lcm",),
     ),
-    "Lumina2Pipeline": _single(4.0, 30, flow=True),
+    "Lumina2Pipeline": _single(4.0, 30, flow=True, given_sigmas=True),
     "LuminaPipeline": _single(4.0, 30, flow=True, loras=False),
-    "OvisImagePipeline": _single(5.0, 50, flow=True, loras=False),
+    "OvisImagePipeline": _single(5.0, 50, flow=True, given_sigmas=True, loras=False),
     "SanaPipeline": _single(4.5, 20, flow=False, sample_size=32, patch=1),
     "StableDiffusionPAGPipeline": _single(7.5, 50, flow=False, sample_size=64, patch=1),
     "StableDiffusionXLPAGPipeline": _single(5.0, 50, flow=False, patch=1, text_parts=_SECOND_ENCODER),
-    "ZImagePipeline": _single(5.0, 50, flow=True),
+    "ZImagePipeline": _single(5.0, 50, flow=True, given_sigmas=True),
 }
 """By the class that a model's ``model_index.json`` names."""
 

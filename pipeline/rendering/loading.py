@@ -121,7 +121,9 @@ def _from_folder(folder: Path, facts: ModelFacts, dtype: torch.dtype) -> Any:
     left_out = {name: value for name, value in _LEFT_OUT.items() if name in takes}
     index = read_json(folder / "model_index.json")
     # diffusers loads a saved model without its T5 encoder only where it is told that there is none.
-    parts: dict[str, Any] = dict.fromkeys(name for name in _part_names(stock_class) if not is_component(index.get(name)))
+    parts: dict[str, Any] = dict.fromkeys(
+        name for name in _part_names(stock_class) if not is_component(index.get(name))
+    )
     if facts.scheduler is None:
         parts["scheduler"] = KeptConfiguration(facts.own_scheduler.class_name, facts.scheduler_config)
     for name, entry in index.items():

@@ -1,5 +1,7 @@
 """The pure scheduler table against the real diffusers schedulers."""
 
+import inspect
+import math
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -8,10 +10,19 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from diffusers.utils import DummyObject
 
 from pipeline.errors import InputError, ModelError
 from pipeline.rendering.timetables import ModelSchedulers, build_scheduler
-from pipeline.schedulers import SCHEDULERS, allowed_steps, evaluations, name_of_class, scheduler_of
+from pipeline.scheduler_classes import DEFAULTS, PACKAGES
+from pipeline.schedulers import (
+    SCHEDULERS,
+    allowed_steps,
+    evaluations,
+    name_of_class,
+    scheduler_of,
+    unusable_setting,
+)
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 DIFFUSION = [name for name, kind in SCHEDULERS.items() if not kind.flow]
@@ -72,6 +83,85 @@ def test_a_scheduler_is_named_by_its_own_configuration(name: str) -> None:
 def test_absent_keys_are_the_class_defaults() -> None:
     assert name_of_class("DPMSolverMultistepScheduler", {}) == "dpmsolver++"
     assert name_of_class("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}) == "dpmsolver++_sde"
+
+
+@pytest.mark.parametrize("class_name", DEFAULTS)
+def test_defaults_of_a_class_are_those_of_diffusers(class_name: str) -> None:
+    parameters = inspect.signature(getattr(diffusers, class_name).__init__).parameters
+    wanted = {name: parameter.default for name, parameter in parameters.items() if name != "self"}
+    assert DEFAULTS[class_name] == {name: [] if value == () else value for name, value in wanted.items()}
+
+
+def test_every_named_class_has_defaults_and_others_their_package() -> None:
+    assert DEFAULTS.keys() == {kind.class_name for kind in SCHEDULERS.values()}
+    classes = {name: getattr(diffusers, name) for name in dir(diffusers) if name.endswith("Scheduler")}
+    absent = {name for name, found in classes.items() if isinstance(found, DummyObject)}
+    assert absent <= PACKAGES.keys() <= classes.keys()
+
+
+TRIED: Mapping[str, tuple[Any, ...]] = {
+    "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace", "cosine", None),
+    "prediction_type": ("epsilon", "sample", "v_prediction", "flow_prediction", "x", None),
+    "timestep_spacing": ("leading", "trailing", "linspace", "x", None),
+    "algorithm_type": ("dpmsolver++", "deis", "data_prediction", "noise_prediction", "x", None),
+    "solver_type": ("midpoint", "heun", "logrho", "bh1", "bh2", "x", None),
+    "final_sigmas_type": ("zero", "sigma_min", "x", None),
+    "interpolation_type": ("linear", "log_linear", "x", None),
+    "time_shift_type": ("exponential", "linear", "x", None),
+    "num_train_timesteps": (100, 100.0, "100", True, 0, None),
+    "beta_start": (0.001, "0.001", None),
+    "shift": (2.0, 3, "3", None),
+    "lambda_min_clipped": (-math.inf, -5.1, math.inf, math.nan, None),
+    "trained_betas": (None, [0.001] * 100),
+    "shift_terminal": (None, 0.1),
+    "tau_func": (None, "tau"),
+    "use_karras_sigmas": (True,),
+    "use_dynamic_shifting": (True,),
+}
+"""Values of settings, some of which no scheduler works with."""
+
+
+@pytest.mark.parametrize("name", WORKING)
+@pytest.mark.filterwarnings("ignore:.*")  # diffusers' own, of values that it deprecates
+def test_settings_that_cannot_be_used_are_those_of_diffusers(name: str) -> None:
+    """Make the scheduler, set it to a few steps and step it: an error, or none, as ``unusable_setting`` says."""
+    kind = SCHEDULERS[name]
+    plain = {"num_train_timesteps": 100, "final_sigmas_type": "sigma_min"}
+    for key in TRIED.keys() & DEFAULTS[kind.class_name].keys() - kind.settings.keys():
+        for value in TRIED[key]:
+            config = {**plain, key: value}
+            if key == "use_dynamic_shifting" and kind.flow:
+                continue  # the pipelines give these a shift
+            assert (unusable_setting(name, config) is None) == works(name, config), (key, value)
+
+
+def test_heun_by_flow_matching_takes_no_shift_by_size() -> None:
+    """The pipeline of Stable Diffusion 3 gives one wherever the configuration asks for it."""
+    config = {"shift": 3.0, "use_dynamic_shifting": True}
+    found = unusable_setting("flow_match_heun", config)
+    assert found is not None
+    assert found.key == "use_dynamic_shifting"
+    assert unusable_setting("flow_match_euler", config) is None
+    with pytest.raises(TypeError, match="mu"):
+        diffusers.FlowMatchHeunDiscreteScheduler.from_config(config).set_timesteps(4, mu=0.5)
+
+
+def works(name: str, config: Mapping[str, Any]) -> bool:
+    try:
+        step_through(getattr(diffusers, SCHEDULERS[name].class_name).from_config(config, **SCHEDULERS[name].settings))
+    except Exception:  # noqa: BLE001  # diffusers raises whatever comes of it
+        return False
+    return True
+
+
+def step_through(real: Any) -> None:
+    real.set_timesteps(4)
+    generator = torch.Generator().manual_seed(0)
+    latent = torch.randn(1, 4, 2, 2, generator=generator)
+    for timestep in real.timesteps:
+        if hasattr(real, "scale_model_input"):
+            real.scale_model_input(latent, timestep)
+        latent = real.step(torch.randn(1, 4, 2, 2, generator=generator), timestep, latent, return_dict=False)[0]
 
 
 def test_unknown_schedulers_are_refused() -> None:
