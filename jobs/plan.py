@@ -49,9 +49,7 @@ def plan(
     options.print_own_values(prepared.own_values)
     figures = figures_of(prepared, limit, sample)
     facts = describe(prepared, figures) | time_and_cost(figures, rate, price)
-    typer.echo(
-        dumps(facts, indent=1) if as_json else _as_text(facts, prepared.no_effect, priced=price is not None)
-    )
+    typer.echo(dumps(facts, indent=1) if as_json else _as_text(facts, prepared.no_effect, priced=price is not None))
 
 
 def _as_text(facts: dict[str, Any], no_effect: NoEffect, *, priced: bool) -> str:
