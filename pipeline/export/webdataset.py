@@ -74,8 +74,8 @@ def _with(first: Row, others: Iterator[Row]) -> Iterator[Row]:
 
 
 def _sample(row: Row, key: str) -> dict[str, object]:
-    return {
-        **row,
+    """img2dataset's fields over the row's; a column of the manifest with such a name follows as ``manifest_<name>``."""
+    fields = {
         "caption": row["prompt"],
         "url": url if isinstance(url := row.get("url"), str) else None,
         "key": key,
@@ -84,6 +84,8 @@ def _sample(row: Row, key: str) -> dict[str, object]:
         "original_height": row["height"],
         "sha256": row["file_sha256"],
     }
+    own = [name for name in fields if name in row and name not in METADATA_SCHEMA.names]
+    return {**row, **fields, **{f"manifest_{name}": row[name] for name in own if row[name] != fields[name]}}
 
 
 def _add(tar: TarFile, sample: dict[str, object], body: bytes, extension: str) -> None:

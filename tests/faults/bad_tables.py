@@ -44,6 +44,11 @@ def _any_case(drawn: random.Random, rows: list[Cells]) -> pa.Table:
     return table.rename_columns([drawn.choice(_CASES)(name) for name in table.column_names])
 
 
+def _blanks_around_names(drawn: random.Random, rows: list[Cells]) -> pa.Table:
+    table = table_of(rows)
+    return table.rename_columns([f"{drawn.choice(['', ' ', chr(0xFEFF)])}{name} " for name in table.column_names])
+
+
 def _decimals_and_times(drawn: random.Random, rows: list[Cells]) -> pa.Table:
     def more() -> Cells:
         scale = Decimal(drawn.randrange(10**6)) / 1000
@@ -80,6 +85,7 @@ UNUSUAL: Mapping[str, Callable[[random.Random, list[Cells]], pa.Table]] = {
     "dictionary-encoded columns": _dictionaries,
     "large strings and views": _large_texts,
     "column names in any case": _any_case,
+    "column names with blanks around them": _blanks_around_names,
     "decimals and times": _decimals_and_times,
     "nested extra columns": _nested,
     "numbers as prompt_id, repeated": _numbers_as_names,
@@ -104,7 +110,7 @@ def _with(table: pa.Table, **cells: Any) -> pa.Table:
 
 
 def _without_prompts(drawn: random.Random, table: pa.Table) -> pa.Table:
-    return table.rename_columns([drawn.choice(["text", "promt", "caption", "", "prompt "]), "n", "m"])
+    return table.rename_columns([drawn.choice(["text", "promt", "caption", "", "prompt_"]), "n", "m"])
 
 
 def _other_prompts(drawn: random.Random, table: pa.Table) -> pa.Table:
