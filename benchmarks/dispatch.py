@@ -33,7 +33,8 @@ import ray
 
 from benchmarks.sleeping import SleepingSpec, SleepingWorker
 from pipeline.config import load_job
-from pipeline.distributed.cluster import PLANNING_CPUS, connect
+from pipeline.distributed.cluster import PLANNING_CPUS
+from pipeline.distributed.connecting import connect
 from pipeline.distributed.graph import run_wave
 from pipeline.distributed.outcomes import Tally
 from pipeline.distributed.shards import SHARDS_PER_READ, ShardPlan

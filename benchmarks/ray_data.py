@@ -114,7 +114,7 @@ RIVALS: Mapping[str, Callable[[Path, Path, int, int], None]] = {"B3": from_the_d
 
 def contest(name: str, manifest: str, folder: str, workers: str, batch: str) -> None:
     """One rival, in this process, which is a fresh one."""
-    from pipeline.distributed.cluster import connect
+    from pipeline.distributed.connecting import connect
 
     connect(None)
     DataContext.get_current().enable_progress_bars = False

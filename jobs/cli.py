@@ -4,32 +4,12 @@ import os
 import signal
 import sys
 import traceback
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import pipeline
-
-INTERRUPTED = 130
-_HERE = Path(__file__).resolve().parent.parent
-
-
-def _check_own_packages() -> None:
-    """``pipeline`` and ``jobs`` are common names, and Ray puts a job's folder first on the path."""
-    found = Path(pipeline.__file__).resolve().parent.parent
-    if found != _HERE:
-        sys.stderr.write(
-            f"error: the package `pipeline` that was imported is not Darkroom's\n"
-            f"  where:   {found / 'pipeline'}\n  allowed: {_HERE / 'pipeline'}\n"
-        )
-        raise SystemExit(2)
-
-
-_check_own_packages()
-
-# Only now: these import from ``pipeline``.
-from jobs import (  # noqa: E402
+from jobs import (
     calibrate,
     contact_sheet,
     explain,
@@ -41,10 +21,11 @@ from jobs import (  # noqa: E402
     status,
     submit,
     verify,
-)  # fmt: skip
-from jobs.help import Command, Group  # noqa: E402
-from pipeline.errors import DarkroomError, InputError, without_credentials  # noqa: E402
+)
+from jobs.help import Command, Group
+from pipeline.errors import DarkroomError, InputError, without_credentials
 
+INTERRUPTED = 130
 app = typer.Typer(
     cls=Group,
     help="Darkroom renders every image of a prompt manifest and a sweep, once, on all the GPUs you give it.",

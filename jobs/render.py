@@ -10,7 +10,9 @@ import typer
 from jobs import options
 from jobs.prompt import NO_MANIFEST, with_prompt
 from jobs.words import counted, duration, requested
-from pipeline.distributed.parcel import RAYS_FOLDER, check_output
+from pipeline.distributed.cluster_address import checked_cluster
+from pipeline.distributed.parcel import check_output
+from pipeline.import_path import RAYS_FOLDER
 from pipeline.overview import nothing_in
 from pipeline.planning.spending import Spending
 from pipeline.prepare import prepare
@@ -57,6 +59,7 @@ def render(
     Example: darkroom render jobs/demo.yaml
     """
     options.check_rate(rate, price)
+    address = checked_cluster(address or os.environ.get("RAY_ADDRESS"))
     spending = Spending(max_images=max_images, max_cost=max_cost, price_per_hour=price)
     options.check_prompt(prompt, negative_prompt, manifest)
     given = options.load(
@@ -81,7 +84,6 @@ def render(
         typer.echo(report.as_json() if as_json else _as_text(report, verbose=verbose))
         return
 
-    address = address or os.environ.get("RAY_ADDRESS")
     # Imported late: bad input is told about before torch and Ray are loaded, which takes seconds.
     from jobs.progress import Display
     from pipeline.distributed.launch import LaunchOptions, launch

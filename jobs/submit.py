@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,15 @@ import typer
 import yaml
 
 from jobs import options
-from pipeline.distributed.parcel import check_output, left_out, pack, parcel_of, shipped_name
+from pipeline.distributed.parcel import (
+    JOB_FOLDER,
+    below_job_folder,
+    check_output,
+    left_out,
+    pack,
+    parcel_of,
+    shipped_name,
+)
 from pipeline.errors import InputError
 from pipeline.planning.selection import check_choice
 
@@ -87,9 +96,12 @@ def submit(
     words += [flag for flag, is_set in flags.items() if is_set]
     keys = {_KEYS[option]: None if value is None else str(value) for option, value in given.items() if option in _KEYS}
     with ExitStack() as stack:
-        environment, name = _shipment(stack, job, settings, date, keys, _runtime_env(runtime_env), working_dir, image)
+        environment, name, folder = _shipment(
+            stack, job, settings, date, keys, _runtime_env(runtime_env), working_dir, image
+        )
         cluster = _cluster(address)
-        submitted = cluster.submit(["darkroom", "render", *([name] if name else []), *words], environment)
+        command = ["darkroom", "render", *([name] if name else []), *words]
+        submitted = cluster.submit(command, environment, folder, partial(typer.echo, err=True))
     if no_wait:
         typer.echo(f"submitted  {submitted} to {cluster.address}\n{_commands(cluster, submitted)}")
     else:
@@ -105,21 +117,30 @@ def _shipment(
     environment: dict[str, Any],
     working_dir: Path | None,
     image: str | None,
-) -> tuple[dict[str, Any], str | None]:
-    """The runtime environment with what is shipped, and the job file's path on the cluster."""
+) -> tuple[dict[str, Any], str | None, str | None]:
+    """Return the runtime environment with what is shipped, the job file's path on the cluster, and the folder of it."""
     there = None if job is None else str(job)
     if image is not None:
-        return _in_image(environment, image, working_dir), there
-    if working_dir is None and environment.get("working_dir") is not None:
-        return environment, there
+        return _in_image(environment, image, working_dir), there, None
+    own = environment.get("working_dir")
+    if working_dir is None and own is not None:
+        if not Path(str(own)).is_dir():  # an archive, which Ray unpacks itself
+            return environment, there, None
+        return _with_directory(stack, environment, Path(own)), there, JOB_FOLDER
     asked = options.load(job, settings, date, **keys)
     assert asked.output.uri is not None  # load_job fills it in
     check_output(asked.output.uri)
     if working_dir is not None:
-        return _with_directory(environment, working_dir, job)
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="darkroom-submit-")))
+        name = _inside(working_dir, job)
+        excludes = [*(environment.get("excludes") or []), *left_out(working_dir)]
+        return _with_directory(stack, {**environment, "excludes": excludes}, working_dir), name, JOB_FOLDER
+    folder = _temporary(stack)
     pack(parcel_of(asked, job), folder)
-    return {**environment, "working_dir": str(folder)}, None if job is None else shipped_name(job)
+    return {**environment, "working_dir": str(folder)}, None if job is None else shipped_name(job), JOB_FOLDER
+
+
+def _temporary(stack: ExitStack) -> Path:
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="darkroom-submit-")))
 
 
 def _cluster(address: str | None) -> "Cluster":
@@ -175,22 +196,25 @@ def _in_image(environment: dict[str, Any], image: str, working_dir: Path | None)
     return {**environment, "image_uri": image}
 
 
-def _with_directory(environment: dict[str, Any], folder: Path, job: Path | None) -> tuple[dict[str, Any], str | None]:
-    """The environment that ships the directory, and the job file's path in it."""
+def _with_directory(stack: ExitStack, environment: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the environment that ships the directory as ``JOB_FOLDER``; Ray follows the link to it."""
+    above = _temporary(stack)
+    (above / JOB_FOLDER).symlink_to(folder.resolve(), target_is_directory=True)
+    excludes = [below_job_folder(str(pattern)) for pattern in environment.get("excludes") or []]
+    return {**environment, "working_dir": str(above), "excludes": excludes}
+
+
+def _inside(folder: Path, job: Path | None) -> str | None:
+    """Return the job file's path in the directory that is shipped."""
     if not folder.is_dir():
         raise InputError("there is no such directory", where="--working-dir", value=str(folder))
-    environment = {
-        **environment,
-        "working_dir": str(folder),
-        "excludes": [*(environment.get("excludes") or []), *left_out(folder)],
-    }
     if job is None:
-        return environment, None
+        return None
     if not job.resolve().is_relative_to(folder.resolve()):
         raise InputError(
             "the job file is not in the directory that is shipped", where="JOB", value=str(job), allowed=str(folder)
         )
-    return environment, job.resolve().relative_to(folder.resolve()).as_posix()
+    return job.resolve().relative_to(folder.resolve()).as_posix()
 
 
 def _commands(cluster: "Cluster", job: str) -> str:

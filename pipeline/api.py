@@ -94,11 +94,12 @@ def render(
     images are in the report and no error.
     Raises ``InputError`` before anything is rendered, ``StoreError`` or ``JobBrokenError`` for what breaks later.
     """
+    from pipeline.distributed.cluster_address import checked_cluster
     from pipeline.distributed.launch import LaunchOptions, launch, nothing_asked
 
     check_rate(rate, price_per_hour)
     options = LaunchOptions(
-        address=address,
+        address=checked_cluster(address),
         cache_folder=cache_folder(),
         limit=limit,
         sample=sample,

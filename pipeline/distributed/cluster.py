@@ -1,12 +1,7 @@
-"""The Ray cluster: joining one or starting it, what it has, and what a launch asks of it."""
+"""The Ray cluster: what it has, and what a launch asks of it."""
 
-import logging
 import math
-import os
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import ray
@@ -21,45 +16,6 @@ PLANNING_CPUS = 2
 """Logical CPUs a local Ray gets on top, so that planning never waits for a worker to end."""
 PATIENCE_S = 60.0
 """After so long people are told what is waited for."""
-
-
-def connect(address: str | None) -> None:
-    """Join the cluster at ``address``, or start a Ray of our own on this machine's loopback."""
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    # What it logs of a failed task reaches us as an exception too; the log would print the traceback besides.
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    # Ray Data's advice on pool and block sizes; ours follow from the plan.
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.data\.")
-    if ray.is_initialized():
-        return
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    try:
-        if address is not None:
-            ray.init(address=address, **quiet)
-            return
-        with _core_silenced():
-            ray.init(
-                address="local",
-                num_cpus=(os.cpu_count() or 1) + PLANNING_CPUS,
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
-    except (ray.exceptions.RayError, ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
-        raise JobBrokenError(f"Ray at {address or 'this machine'} cannot be used: {error}") from error
-
-
-@contextmanager
-def _core_silenced() -> Iterator[None]:
-    """Ray's core writes to the terminal past Python while it starts; what goes wrong is an exception all the same."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def cluster_gpus() -> float:

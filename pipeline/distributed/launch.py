@@ -167,14 +167,15 @@ class _Launch:
         # Imported here: Ray takes seconds, which only a launch that has something to render should pay.
         from pipeline.distributed.added import Added
         from pipeline.distributed.board import make_board
-        from pipeline.distributed.cluster import connect, device_of, pool_of
+        from pipeline.distributed.cluster import device_of, pool_of
+        from pipeline.distributed.connecting import connect
         from pipeline.distributed.draining import watched
         from pipeline.distributed.stopping import Stop
         from pipeline.distributed.waves import Waves, Work
 
         prepared, store, tell = self._prepared, self._store, self._tell
         tell("connecting to the Ray cluster" if self._options.address else "starting Ray on this machine")
-        connect(self._options.address)
+        connect(self._options.address, tell)
         pool = pool_of(prepared.job.workers, local=self._options.address is None)
         left_s = self._seconds_left()
         if (left_s is not None and left_s <= 0) or (device := device_of(pool, tell, left_s)) is None:

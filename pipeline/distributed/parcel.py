@@ -21,12 +21,13 @@ MOST_BYTES = 90 * 2**20
 ALWAYS_LEFT_OUT = (".git", ".venv", "venv", "__pycache__", ".work", "*.egg-info", ".env", "auth_token")
 """Of a whole directory, in the words of a .gitignore."""
 
-RAYS_FOLDER = "working_dir_files"
-"""Where Ray unpacks the working directories of jobs; it deletes them when it likes."""
+JOB_FOLDER = "darkroom-job"
+"""Folder inside the job's working directory in which all files lie. Ray puts the working directory on the import path,
+and no module has a name with a hyphen: so nothing that is shipped can be imported."""
 _BLOCKLIST = "prompts.blocklist"
 
 Parcel = Mapping[str, Path]
-"""File by its path on the cluster, below the job's working directory."""
+"""File by its path on the cluster, below ``JOB_FOLDER``."""
 
 
 def parcel_of(job: Job, job_file: Path | None) -> Parcel:
@@ -52,9 +53,10 @@ def shipped_name(job_file: Path) -> str:
 
 
 def pack(parcel: Parcel, folder: Path) -> None:
-    """Copy the files to where a job's working directory is made of."""
+    """Copy the files into a folder that becomes a job's working directory."""
+    (folder / JOB_FOLDER).mkdir(parents=True)
     for name, path in parcel.items():
-        target = folder / name
+        target = folder / JOB_FOLDER / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
 
@@ -79,6 +81,15 @@ def left_out(folder: Path) -> list[str]:
             runs.append(f"/{Path(above).relative_to(folder).as_posix()}")
             folders.clear()
     return [*ALWAYS_LEFT_OUT, *sorted(runs)]
+
+
+def below_job_folder(pattern: str) -> str:
+    """Return a pattern of a .gitignore for a directory that becomes ``JOB_FOLDER`` of another one."""
+    negation = "!" if pattern.startswith("!") else ""
+    body = pattern.removeprefix("!")
+    if "/" not in body.rstrip("/"):  # it matches at any depth
+        return pattern
+    return f"{negation}/{JOB_FOLDER}/{body.lstrip('/')}"
 
 
 def _is_relative(location: str) -> bool:

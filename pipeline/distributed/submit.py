@@ -13,6 +13,7 @@ import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from pipeline.distributed.address import check_dashboard, checked_address, refused_token
+from pipeline.distributed.report import Tell
 from pipeline.distributed.stopping import GRACE_S
 from pipeline.errors import JobBrokenError, JobFileError
 
@@ -20,11 +21,19 @@ OWN_CODES = (0, 1, 2, 3, 130)
 """What ``darkroom render`` ends with."""
 PATIENCE_S = 120.0
 """So long a cluster may not answer while its job is followed."""
+AGENT_PATIENCE_S = 60.0
+"""Seconds within which a head that has just started must take a job."""
+_NO_AGENT = "No available agent"
+"""Part of what a dashboard says while no node's agent has joined."""
 _POLL_S = 1.0
 _NOT_FOUND = (126, 127)
 """What a shell ends with when there is no such command."""
 _GONE = (RuntimeError, OSError, aiohttp.ClientError, ray.exceptions.RayError)
 """What Ray's client raises when the cluster does not answer as it should; errors of ``requests`` are OSErrors."""
+
+
+def _silent(_: str) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,23 +62,40 @@ class Cluster:
         except _GONE as error:
             raise JobBrokenError(f"the cluster at {self.address} does not take jobs: {_line(error)}") from None
 
-    def submit(self, words: Sequence[str], runtime_env: Mapping[str, Any]) -> str:
-        """Submit a command; returns Ray's id of the job. What the runtime environment names is uploaded first."""
+    def submit(
+        self, words: Sequence[str], runtime_env: Mapping[str, Any], folder: str | None = None, tell: Tell = _silent
+    ) -> str:
+        """Submit a command and return Ray's id of the job. What the runtime environment names is uploaded first.
+
+        ``folder``: where the command runs, below the job's working directory.
+        """
         environment = dict(runtime_env.get("env_vars") or {})
         # Ray gives a job that is stopped 3 seconds by default; workers may take this long for what they have begun.
         environment.setdefault("RAY_JOB_STOP_WAIT_TIME_S", str(int(GRACE_S) + 30))
+        entrypoint = shlex.join(words) if folder is None else f"cd {shlex.quote(folder)} && exec {shlex.join(words)}"
         try:
-            return str(
-                self._client.submit_job(
-                    entrypoint=shlex.join(words), runtime_env={**runtime_env, "env_vars": environment}
-                )
-            )
+            return self._submitted(entrypoint, {**runtime_env, "env_vars": environment}, tell)
         except ray.exceptions.AuthenticationError as error:
             raise refused_token(self.address, str(error)) from None
         except (ValueError, TypeError) as error:
             raise JobFileError(f"Ray refuses the runtime environment: {_line(error)}", where="--runtime-env") from None
         except _GONE as error:
             raise JobBrokenError(f"the cluster at {self.address} did not take the job: {_line(error)}") from None
+
+    def _submitted(self, entrypoint: str, runtime_env: Mapping[str, Any], tell: Tell) -> str:
+        """Wait for the head's agent, which takes jobs some seconds after the dashboard answers."""
+        until = time.monotonic() + AGENT_PATIENCE_S
+        said = False
+        while True:
+            try:
+                return str(self._client.submit_job(entrypoint=entrypoint, runtime_env=dict(runtime_env)))
+            except RuntimeError as error:
+                if _NO_AGENT not in str(error) or time.monotonic() > until:
+                    raise
+            if not said:
+                tell(f"the cluster does not take jobs yet; trying again for up to {AGENT_PATIENCE_S:.0f} s")
+            said = True
+            time.sleep(_POLL_S)
 
     def follow(self, job: str, write: Callable[[str], None]) -> Ended:
         """Pass on the driver's log until the job has ended.

@@ -71,7 +71,7 @@ class LocalCluster:
         (folder / "token").write_text(self.token)
         (folder / "bin").mkdir()
         command = folder / "bin" / "darkroom"
-        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m jobs "$@"\n')
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m jobs "$@"\n')
         command.chmod(0o755)
         self._environment = {
             **_without_ray(os.environ),

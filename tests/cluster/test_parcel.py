@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.config import load_job
 from pipeline.distributed import parcel
-from pipeline.distributed.parcel import check_output, left_out, pack, parcel_of, shipped_name
+from pipeline.distributed.parcel import JOB_FOLDER, check_output, left_out, pack, parcel_of, shipped_name
 from pipeline.errors import InputError
 
 
@@ -64,8 +64,8 @@ def test_a_manifest_that_is_a_link_keeps_its_name(shell: Path) -> None:
     found = shipped("today.parquet")
     assert set(found) == {"job.yaml", "today.parquet"}
     pack(found, shell / "packed")
-    assert pq.read_table(shell / "packed" / "today.parquet").num_rows == 1
-    assert not (shell / "packed" / "today.parquet").is_symlink()
+    assert pq.read_table(shell / "packed" / JOB_FOLDER / "today.parquet").num_rows == 1
+    assert not (shell / "packed" / JOB_FOLDER / "today.parquet").is_symlink()
 
 
 def test_models_and_loras(shell: Path) -> None:

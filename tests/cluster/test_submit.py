@@ -12,9 +12,9 @@ from ray.job_submission import JobStatus
 import jobs.submit
 from jobs import render
 from pipeline.distributed import submit
-from pipeline.distributed.parcel import RAYS_FOLDER
 from pipeline.distributed.submit import Cluster, Ended, exit_code_of
 from pipeline.errors import JobBrokenError
+from pipeline.import_path import RAYS_FOLDER
 from tests.cluster.nodes import free_port
 from tests.test_cli import darkroom
 from tests.test_end_to_end import write_manifest
@@ -110,11 +110,18 @@ class Taker:
         self.words: list[str] = []
         self.shipped: set[str] = set()
         self.environment: dict[str, Any] = {}
+        self.folder: str | None = None
+        self.linked: list[Path] = []
 
-    def submit(self, words: list[str], environment: dict[str, Any]) -> str:
-        self.words, self.environment = words, environment
-        folder = Path(environment.get("working_dir", "/no-such-folder"))
-        self.shipped = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    def submit(
+        self, words: list[str], environment: dict[str, Any], folder: str | None, tell: Callable[[str], None]
+    ) -> str:
+        self.words, self.environment, self.folder = words, environment, folder
+        folder_of_job = Path(environment.get("working_dir", "/no-such-folder"))
+        self.linked = [path.readlink() for path in folder_of_job.rglob("*") if path.is_symlink()]
+        self.shipped = {
+            path.relative_to(folder_of_job).as_posix() for path in folder_of_job.rglob("*") if path.is_file()
+        }
         return "raysubmit_1"
 
     def follow(self, job: str, write: Callable[[str], None]) -> Ended:
@@ -154,7 +161,8 @@ def test_a_job_is_followed_and_its_options_are_passed_on(
     assert taker.words == [
         "darkroom", "render", "job.yaml", "--limit", "3", "--set", "sweep.seeds=[0, 1]", "--json"
     ]  # fmt: skip
-    assert taker.shipped == {"job.yaml", "m.parquet"}
+    assert taker.shipped == {"darkroom-job/job.yaml", "darkroom-job/m.parquet"}
+    assert taker.folder == "darkroom-job"
     assert taker.environment["env_vars"] == {"A": "b"}
     assert not Path(taker.environment["working_dir"]).exists(), "what was shipped is tidied away"
 
@@ -188,7 +196,7 @@ def test_a_whole_directory_and_an_image(shell: Path, taker: Taker, monkeypatch: 
     (shell / "sub" / "job.yaml").write_text("manifest: s3://b/m.parquet\noutput: {uri: s3://bucket/x}\n")
     submitted(monkeypatch, "sub/job.yaml", "--working-dir", "sub")
     assert taker.words == ["darkroom", "render", "job.yaml"]
-    assert taker.environment["working_dir"] == "sub"
+    assert (taker.folder, taker.linked) == ("darkroom-job", [shell / "sub"])
     assert ".env" in taker.environment["excludes"]
     submitted(monkeypatch, "/etc/darkroom/job.yaml", "--image", "registry/darkroom:gpu")
     assert taker.words == ["darkroom", "render", "/etc/darkroom/job.yaml"]

@@ -8,7 +8,7 @@ import sys
 
 import ray
 
-from pipeline.distributed.cluster import connect
+from pipeline.distributed.connecting import connect
 
 
 def main() -> None:
