@@ -150,6 +150,13 @@ class ModelSource:
             return fetched(store, patterns, _VARIANTS, cache)
         except StoreError as error:
             raise ModelError(f"the model cannot be fetched: {error}", where="model.id", value=self.model_id) from None
+        except OSError as error:
+            raise ModelError(
+                f"the model cannot be kept: {error.strerror or error}",
+                where="XDG_CACHE_HOME",
+                value=str(error.filename or cache),
+                allowed="a folder that can be written",
+            ) from None
 
     def _here(self) -> Path | None:
         """The folder of a built-in or local model, None for what may be of the Hub."""
@@ -200,6 +207,8 @@ def _hub_errors(what: str, where: str, value: str, allowed: str) -> Iterator[Non
     # What breaks off a download is the Hub's, of its HTTP library, or a RuntimeError of hf_xet.
     except (HfHubHTTPError, NetworkError, HFValidationError, LocalEntryNotFoundError, OSError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if getattr(error, "filename", None):  # a file of this machine
+            reason += "; HF_HOME names the folder for models of the Hub"
         raise ModelError(
             f"{what}, and the Hub did not give it: {reason}", where=where, value=value, allowed=allowed
         ) from None

@@ -3,10 +3,13 @@
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
+from zipfile import ZipFile
 
 import pytest
+from ray._private.runtime_env.packaging import create_package
 from ray.job_submission import JobStatus
 
 import jobs.submit
@@ -254,7 +257,20 @@ class Flaky:
         return Info()
 
 
-def cluster_with(client: Flaky) -> Cluster:
+class Starting:
+    """A job API of a head that has just started, in the words of Ray's client."""
+
+    def __init__(self, after: int, message: str) -> None:
+        self.left, self.message = after, message
+
+    def submit_job(self, *, entrypoint: str, runtime_env: dict[str, Any]) -> str:
+        self.left -= 1
+        if self.left >= 0:
+            raise RuntimeError(f"Request failed with status code 500: {self.message}.")
+        return entrypoint
+
+
+def cluster_with(client: Flaky | Starting) -> Cluster:
     cluster = object.__new__(Cluster)
     cluster.address, cluster._client = "http://head:8265", cast("Any", client)
     return cluster
@@ -273,3 +289,40 @@ def test_a_cluster_that_is_gone_is_given_up(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(submit, "PATIENCE_S", 0.05)
     with pytest.raises(JobBrokenError, match="answers no more; its job job may go on"):
         cluster_with(Flaky(breaks=10**9)).follow("job", lambda _: None)
+
+
+NO_AGENT = "No available agent to submit job, please try again later"
+
+
+def test_a_head_that_has_just_started_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "_POLL_S", 0.0)
+    told = list[str]()
+    submitted = cluster_with(Starting(3, NO_AGENT)).submit(["darkroom", "render"], {}, "darkroom-job", told.append)
+    assert submitted == "cd darkroom-job && exec darkroom render"
+    assert told == ["the cluster does not take jobs yet; trying again for up to 60 s"]
+
+
+def test_a_head_that_takes_no_job_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "_POLL_S", 0.0)
+    with pytest.raises(JobBrokenError, match="disk full"):
+        cluster_with(Starting(1, "disk full")).submit(["darkroom"], {})
+    monkeypatch.setattr(submit, "AGENT_PATIENCE_S", 0.05)
+    with pytest.raises(JobBrokenError, match=NO_AGENT):
+        cluster_with(Starting(10**9, NO_AGENT)).submit(["darkroom"], {})
+
+
+def test_of_a_directory_the_same_is_left_out_as_by_ray(shell: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Patterns mean the directory that was given, and nothing of it lies where Ray makes it importable."""
+    (shell / "sub" / "renders").mkdir(parents=True)
+    (shell / "renders").mkdir()
+    for name in ("torch.py", "renders/a", "sub/renders/a", "sub/b.log", "kept.log"):
+        (shell / name).write_text("")
+    (shell / ".gitignore").write_text("*.yaml\n")
+    archive = tmp_path_factory.mktemp("made") / "made.zip"
+    with ExitStack() as stack:
+        environment = {"excludes": ["/renders", "*.log", "!kept.log", ".env"]}
+        made = jobs.submit._with_directory(stack, environment, shell)
+        create_package(made["working_dir"], archive, include_gitignore=True, excludes=made["excludes"])
+    assert set(ZipFile(archive).namelist()) == {
+        f"darkroom-job/{name}" for name in (".gitignore", "m.parquet", "kept.log", "torch.py", "sub/renders/a")
+    }
