@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from pipeline.distributed import cluster_address
+from pipeline.distributed.address import DASHBOARD_PORT
 from pipeline.distributed.cluster_address import check_alive, checked_cluster
 from pipeline.errors import JobFileError
 from tests.cluster.nodes import free_port
@@ -106,7 +107,7 @@ def test_another_service_is_not_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_dashboards_port_is_named() -> None:
     with socket.socket() as taken:
         try:
-            taken.bind(("127.0.0.1", cluster_address.DASHBOARD_PORT))
+            taken.bind(("127.0.0.1", DASHBOARD_PORT))
         except OSError:
             pytest.skip("a dashboard may run there")
         assert "8265 is the dashboard's port, nodes meet at 6379" in refused("127.0.0.1:8265")
