@@ -62,7 +62,7 @@ def _as_text(facts: dict[str, Any], no_effect: NoEffect, *, priced: bool) -> str
     if sweep["replaced_by_columns"]:
         lines.append(("columns", f"replace the sweep in their rows: {', '.join(sweep['replaced_by_columns'])}"))
     lines.append(("output", facts["output"]))
-    if facts["images_requested"] != facts["images_distinct"]:
+    if facts["images_distinct"] not in (None, facts["images_requested"]):
         lines.append(("requested", requested(facts["images_requested"], facts["images_distinct"])))
     if without := no_effect.summary():
         lines.append(("no effect", without))

@@ -124,7 +124,7 @@ def describe(prepared: Prepared, figures: Figures) -> dict[str, Any]:
             "own_values": {own.setting: own.values for own in prepared.own_values},
         },
         "images_requested": counted.requested,
-        "images_distinct": counted.amount.images,
+        "images_distinct": counted.amount.images if counted.compared else None,
         "no_effect": prepared.no_effect.facts(),
         "images_planned": figures.whole.images,
         "images_committed": None if figures.run is None else figures.whole.images - open_.images,
