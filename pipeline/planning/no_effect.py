@@ -1,5 +1,6 @@
 """What of a job has no effect, said to people and as plain values."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,8 @@ class NoEffect:
     """Columns of the manifest, each with the reason."""
     axes: Mapping[str, str] = field(default_factory=dict)
     """Axes that the job gives, each with the reason."""
+    repeated: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Axes that the job gives, each with the values that it names more than once."""
 
     @property
     def prompts_cut(self) -> int | None:
@@ -55,6 +58,7 @@ class NoEffect:
             "guidance_scales": list(self.same_guidance),
             "columns": list(self.columns),
             "axes": list(self.axes),
+            "axes_with_repeated_values": list(self.repeated),
         }
 
     def sentences(self) -> tuple[str, ...]:
@@ -73,15 +77,15 @@ class NoEffect:
             yield f"{_number(effects.negatives_cut, 'negative prompt')} longer than {self._window()}"
         if effects.negatives_unused:
             why = (
-                "no image of their rows has a guidance scale above 1"
+                "no image of such a row has a guidance scale above 1"
                 if self.takes_negative_prompts
                 else "the model takes none"
             )
             yield f"{_number(effects.negatives_unused, 'negative prompt')} without effect: {why}"
         if effects.negatives_unused_in_part:
             yield (
-                f"{_number(effects.negatives_unused_in_part, 'negative prompt')} without effect on those images of "
-                "their rows whose guidance scale is at most 1"
+                f"{_number(effects.negatives_unused_in_part, 'negative prompt')} without effect in part: images with a "
+                "guidance scale of at most 1 use none"
             )
 
     def _of_settings(self) -> Iterator[str]:
@@ -94,6 +98,9 @@ class NoEffect:
             yield f"the column {name} of the manifest has no effect: {reason}"
         for name, reason in self.axes.items():
             yield f"{name} has no effect: {reason}"
+        for name, values in self.repeated.items():
+            named = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+            yield f"{name} names {named} more than once, which makes no further images"
 
     def _window(self) -> str:
         if len(set(self.windows.values())) == 1:
@@ -116,6 +123,7 @@ class NoEffect:
         said = [f"{number:,} {what}{'s' * (number > 1)} {how}" for number, what, how in texts if number]
         said += ["guidance scales up to 1"] if self.same_guidance else []
         said += [f"column {name}" for name in self.columns]
+        said += [f"repeated values of {name}" for name in self.repeated]
         return ", ".join([*said, *self.axes])
 
 
@@ -138,8 +146,21 @@ def no_effect(effects: Effects, axes: Axes, family: Family, given: Set[str], the
         takes_negative_prompts=family.negative_prompts and (family.single or family.rows(2.0) == 2),
         same_guidance=() if none or "guidance_scales" not in given else _same_guidance(axes, family),
         columns=columns,
+        repeated=_repeated(axes, given),
         axes=dict(_axes(effects, axes, given, theirs, set(columns), takes_guidance=not none)),
     )
+
+
+def _repeated(axes: Axes, given: Set[str]) -> Mapping[str, tuple[Any, ...]]:
+    found = {}
+    for axis in _AXES:
+        values = Counter(getattr(axes, axis))
+        repeated = tuple(
+            f"{value[0]}x{value[1]}" if axis == "sizes" else value for value, times in values.items() if times > 1
+        )
+        if axis in given and repeated:
+            found[f"sweep.{axis}"] = repeated
+    return found
 
 
 def _same_guidance(axes: Axes, family: Family) -> tuple[float, ...]:

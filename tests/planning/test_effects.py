@@ -51,13 +51,13 @@ def test_unused_negative_prompts_are_those_that_change_nothing(cells: Cells, axe
 def test_negative_prompts_that_are_not_used() -> None:
     cells = [{"prompt": "a", "negative_prompt": text} for text in ("x", " ", None, "y")]
     unguided, both = replace(axes_of(1), guidance_scales=(1.0,)), replace(axes_of(1), guidance_scales=(0.5, 4.0))
-    no_image = "2 negative prompts are without effect: no image of their rows has a guidance scale above 1"
+    no_image = "2 negative prompts are without effect: no image of such a row has a guidance scale above 1"
     assert judged(cells, unguided).sentences() == (no_image,)
     assert judged(cells, axes_of(1), family=FLUX).sentences() == (
         "2 negative prompts are without effect: the model takes none",
     )
     assert judged(cells, both).sentences() == (
-        "2 negative prompts are without effect on those images of their rows whose guidance scale is at most 1",
+        "2 negative prompts are without effect in part: images with a guidance scale of at most 1 use none",
     )
     assert judged(cells, both).summary() == "2 negative prompts unused in part"
     assert judged(cells, axes_of(1)).sentences() == ()
@@ -103,6 +103,18 @@ def test_guidance_scales_that_amount_to_the_same() -> None:
         "the column my guidance_scale of the manifest has no effect: the model takes no guidance scale",
     )
     assert column.facts()["columns"] == ["my guidance_scale"]
+
+
+def test_values_that_an_axis_names_twice() -> None:
+    axes = replace(axes_of(1), seeds=(1, 2, 1), sizes=((64, 64), (64, 64)), guidance_scales=(4.0, 4.0, 0.0, -0.0))
+    found = judged([ROW], axes, "seeds", "sizes", "guidance_scales")
+    assert found.sentences() == (
+        "sweep.seeds names 1 more than once, which makes no further images",
+        "sweep.guidance_scales names 4, 0 more than once, which makes no further images",
+        "sweep.sizes names 64x64 more than once, which makes no further images",
+    )
+    assert found.summary().startswith("repeated values of sweep.seeds, ")
+    assert judged([ROW], axes).sentences() == ()
 
 
 def test_cut_prompts_are_counted_by_tokenizer() -> None:
