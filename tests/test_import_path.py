@@ -138,6 +138,8 @@ def test_an_empty_entry_of_pythonpath_counts_for_nothing_once_darkroom_runs(tmp_
     path, pythonpath, imported = json.loads(said)
     assert str(folder.model) not in path
     assert (pythonpath, imported) == (str(ROOT), str(ROOT / "pipeline" / "__init__.py"))
+    assert "darkroom" in folder.run("-m", "jobs", "--version", PYTHONPATH=f":{ROOT}").stdout
+    assert folder.executed == []
 
 
 @pytest.mark.parametrize(
