@@ -196,3 +196,13 @@ def test_what_is_fetched_of_the_hub(file: str, fetched: bool) -> None:
 
 def test_facts_need_json_only() -> None:
     assert patterns_of_files(XL_INDEX, ("json",))[:2] == ["model_index.json", "scheduler/*.json"]
+
+
+def test_a_hub_cache_that_cannot_be_written_names_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object, **__: object) -> str:
+        Path("/proc/no-such-folder/hub").mkdir(parents=True)
+        return ""
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_room)
+    with pytest.raises(ModelError, match="HF_HOME"):
+        ModelSource(model_id="org/name").folder()

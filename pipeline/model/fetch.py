@@ -34,7 +34,10 @@ def fetched(store: ObjectStore, patterns: Sequence[str], but: Sequence[str], cac
                 _fetch(store, wanted, folder)
     except OSError as error:
         raise ModelError(
-            f"the model cannot be kept in the cache: {error.strerror or error}", where=str(cache), value=store.uri
+            f"the model cannot be kept in the cache: {error.strerror or error}",
+            where=str(cache),
+            value=store.uri,
+            allowed="a folder that can be written; XDG_CACHE_HOME names another one",
         ) from None
     return folder
 

@@ -150,13 +150,6 @@ class ModelSource:
             return fetched(store, patterns, _VARIANTS, cache)
         except StoreError as error:
             raise ModelError(f"the model cannot be fetched: {error}", where="model.id", value=self.model_id) from None
-        except OSError as error:
-            raise ModelError(
-                f"the model cannot be kept: {error.strerror or error}",
-                where="XDG_CACHE_HOME",
-                value=str(error.filename or cache),
-                allowed="a folder that can be written",
-            ) from None
 
     def _here(self) -> Path | None:
         """The folder of a built-in or local model, None for what may be of the Hub."""
