@@ -80,7 +80,13 @@ class Prepared:
     def packing(self) -> Packing:
         output = self.job.output
         quality = output.jpeg_quality if output.format == "jpeg" else None
-        return Packing(layout=output.layout, format=output.format, jpeg_quality=quality, provenance=output.provenance)
+        return Packing(
+            layout=output.layout,
+            format=output.format,
+            jpeg_quality=quality,
+            provenance=output.provenance,
+            columns="readable",
+        )
 
     @property
     def may_draw_own(self) -> bool:

@@ -17,12 +17,14 @@ from pipeline.config import load_job
 from pipeline.distributed import launch as launching
 from pipeline.distributed.binding import find_model
 from pipeline.distributed.rerender import rerender
+from pipeline.export.formats import export
 from pipeline.identity import IdSet
 from pipeline.output.finalize import finalize
 from pipeline.output.run import read_run
 from pipeline.planning.selection import Selection
 from pipeline.planning.tasks import Space, plan_batch
 from pipeline.prepare import Prepared, numbered_batches, prepare
+from pipeline.readable import readable_schema
 from pipeline.rendering.renderer import load_renderer
 from pipeline.storage.local import LocalStore
 from tests.faults.without_ray import Plan, launch_here
@@ -174,13 +176,35 @@ def test_images_are_drawn_again(name: str, folder: Path) -> None:
 def test_a_wider_sweep_renders_what_is_new(
     name: str, wider: dict[str, Any], new: int, folder: Path, darkroom: Command
 ) -> None:
-    before, rows = committed(name), table(name)
+    before, rows, schema = committed(name), table(name), pq.read_schema(f"runs/{name}/metadata.parquet")
     assert continued(name, folder / "cache", **wider) == new
     after = committed(name)
     assert len(after) == len(before) + new
     assert {task: after[task] for task in before} == before
     assert [row for row in table(name) if row["task_id"] in before] == rows
+    assert pq.read_schema(f"runs/{name}/metadata.parquet") == schema
     assert darkroom("verify", f"runs/{name}")[0] == 0
+
+
+def test_columns_of_a_run_that_began_before_keep_their_types(folder: Path) -> None:
+    """A new run keeps the same manifest's columns in types that ``datasets`` reads, and exports always have those."""
+    prepared = prepare(load_job(Path("types-files.yaml"), [], date(2026, 1, 1)))
+    named = [sentence.split("'")[1] for sentence in prepared.warnings if "is stored as" in sentence]
+    assert named == ["json", "uuid", "map"]
+    assert prepared.packing.columns == "readable"
+    store = LocalStore(folder / "runs" / "types-files")
+    run = read_run(store)
+    assert run is not None
+    assert run.packing.columns is None
+    stored = pq.read_schema(folder / "runs" / "types-files" / "metadata.parquet")
+    assert [str(stored.field(name).type) for name in ("json", "uuid", "map")] == [
+        "extension<arrow.json>",
+        "extension<arrow.uuid>",
+        "map<string, int32 ('map')>",
+    ]
+    export(store, LocalStore(folder / "out"), "imagefolder", lambda done, total: None)
+    exported = pq.read_schema(folder / "out" / "metadata.parquet")
+    assert exported.types == readable_schema(exported).types
 
 
 def test_failures_are_tried_again_when_asked(folder: Path) -> None:

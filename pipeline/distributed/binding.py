@@ -22,6 +22,7 @@ from pipeline.output.run import (
     write_run,
 )
 from pipeline.prepare import Prepared, check_run, library_versions
+from pipeline.readable import form_warnings
 from pipeline.storage.base import ObjectStore
 
 
@@ -84,6 +85,8 @@ def bind(
             tell(f"warning: {difference}")
         if known.packing.provenance is None and prepared.packing.provenance != "off":
             tell("warning: this run began before image files had a provenance; its further ones have none either")
+        if known.packing.columns is None and (kept := form_warnings(prepared.manifest.extra_schema)):
+            tell(f"warning: this run began with {len(kept)} of these columns in types of their own, and keeps them")
         return replace(known, numerics=numerics)
     run = Run(
         model_id=prepared.source.model_id,

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from pipeline.errors import InputError, JobBrokenError, ObjectMissingError
+from pipeline.output.features import large_columns
 from pipeline.output.finalized import read_finalized
 from pipeline.output.index import part_keys
 from pipeline.output.layout import DATA_PREFIX, EXTENSIONS, object_of, part_of_key
@@ -21,9 +22,11 @@ from pipeline.output.run import Run, read_run
 from pipeline.output.schema import IMAGE
 from pipeline.output.tables import is_table_key, schema_of
 from pipeline.parquet import ParquetReader
+from pipeline.readable import in_readable_form, readable_schema
 from pipeline.storage.base import ObjectStore
 
 BATCH_ROWS = 256
+_COLUMN_ROWS = 2**16
 OPEN_ARCHIVES = 4
 """Packed objects that are kept as local copies: rows that follow each other are mostly of the same."""
 _COPY_BYTES = 8 * 2**20
@@ -50,7 +53,9 @@ class Committed:
         """Of images."""
         if not self.number:
             raise InputError("this output has no image", where="OUTPUT", value=store.uri, allowed="one with images")
-        self.schema: pa.Schema = schema_of(store, next(iter(tables)))
+        self.schema: pa.Schema = readable_schema(schema_of(store, next(iter(tables))))
+        self.large = frozenset[str]().union(*(large_columns(store, key) for key in tables))
+        """Columns with whole numbers that ``datasets`` does not take as integers from Python objects."""
         self.extension = EXTENSIONS[run.packing.format]
         self._store, self._tables = store, list(tables)
         self._archives = _Archives(store)
@@ -63,7 +68,13 @@ class Committed:
         for key in self._tables:
             with self._store.open(key) as file:
                 for batch in ParquetReader(file).batches(BATCH_ROWS):
-                    yield from batch.to_pylist()
+                    yield from in_readable_form(pa.Table.from_batches([batch])).to_pylist()
+
+    def column(self, name: str) -> Iterator[pa.Array]:
+        """The values of one column of the metadata, in pieces."""
+        for key in self._tables:
+            with self._store.open(key) as file:
+                yield from (batch.column(0) for batch in ParquetReader(file).batches(_COLUMN_ROWS, [name]))
 
     def image(self, row: Row) -> bytes:
         """The file of a row's image, from any thread. ``JobBrokenError`` where it is not what was committed."""

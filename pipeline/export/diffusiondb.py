@@ -6,6 +6,7 @@ Wang et al., arXiv:2210.14896; https://github.com/poloclub/diffusiondb, "Dataset
 from collections.abc import Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import InputError
 from pipeline.export.committed import Committed, Row
@@ -16,6 +17,7 @@ from pipeline.storage.base import ObjectStore
 PART_IMAGES = 1000
 MAX_PARTS = 2**16 - 1
 """``part_id`` has two bytes."""
+MAX_SEED = pa.scalar(2**32 - 1, pa.uint64())
 SCHEMA = pa.schema(
     [
         ("image_name", pa.string()),
@@ -54,8 +56,9 @@ def export_diffusiondb(
 ) -> None:
     """``images/part-000001/<task_id>.png`` with ``part-000001.json``, and ``metadata.parquet``.
 
-    Raises ``InputError`` for more images than its numbers of parts reach.
+    Raises ``InputError`` for more images than its numbers of parts reach, and for seeds beyond 32 bits.
     """
+    _check_seeds(committed)
     if committed.number > MAX_PARTS * part_images:
         raise InputError(
             "this output has more images than DiffusionDB's part_id can number",
@@ -74,6 +77,17 @@ def export_diffusiondb(
                 put_json(destination, f"{_folder(part)}/part-{part:06}.json", recipes)
                 recipes = {}
         table.put(destination, "metadata.parquet")
+
+
+def _check_seeds(committed: Committed) -> None:
+    large = sum(pc.sum(pc.greater(seeds, MAX_SEED)).as_py() or 0 for seeds in committed.column("seed"))
+    if large:
+        raise InputError(
+            f"DiffusionDB's seeds have 32 bits, and {large:,} of {committed.number:,} images have a larger one",
+            where="--to",
+            value="diffusiondb",
+            allowed=f"a run whose seeds are at most {MAX_SEED.as_py()}, or another form",
+        )
 
 
 def sampler_of(scheduler: str) -> str:

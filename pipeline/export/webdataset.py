@@ -7,8 +7,10 @@ Format: https://github.com/rom1504/img2dataset, its README's "Output format" and
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 
@@ -53,7 +55,7 @@ def export_webdataset(
         with TarFile() as tar, TableFile(schema) as table:
             for index, row in enumerate(shard):
                 sample = _sample(row, f"{number * SHARD_IMAGES + index:0{KEY_DIGITS}}")
-                _add(tar, sample, committed.image(row), committed.extension)
+                _add(tar, _told(sample, committed.large), committed.image(row), committed.extension)
                 table.add(sample)
                 done += 1
                 on_progress(done)
@@ -88,14 +90,29 @@ def _sample(row: Row, key: str) -> dict[str, object]:
     return {**row, **fields, **{f"manifest_{name}": row[name] for name in own if row[name] != fields[name]}}
 
 
-def _add(tar: TarFile, sample: dict[str, object], body: bytes, extension: str) -> None:
-    """Nulls are left out: readers take types from the first samples."""
+def _told(sample: Mapping[str, object], large: AbstractSet[str]) -> dict[str, object]:
+    """Return what the JSON says. Nulls are left out: readers take types from the first samples.
+
+    A column with a whole number above 2**63 - 1 has texts instead, since ``datasets`` fails over it.
+    """
     left_out = {"file_name", "part_id", "error", "created_at", "device", "attempt", "darkroom_version", "render_s",
                 "encode_s", "rows"}  # fmt: skip
     told = {name: plain_json(value) for name, value in sample.items() if value is not None and name not in left_out}
-    tar.add(f"{sample['key']}.{extension}", body)
-    tar.add(f"{sample['key']}.json", json.dumps(told, ensure_ascii=False).encode())
-    tar.add(f"{sample['key']}.txt", str(sample["caption"]).encode())
+    return {name: _as_text(value) if name in large else value for name, value in told.items()}
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_text(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_as_text(inner) for inner in value]
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _add(tar: TarFile, told: Mapping[str, object], body: bytes, extension: str) -> None:
+    tar.add(f"{told['key']}.{extension}", body)
+    tar.add(f"{told['key']}.json", json.dumps(told, ensure_ascii=False).encode())
+    tar.add(f"{told['key']}.txt", str(told["caption"]).encode())
 
 
 def _stats(images: int, began: float, ended: float) -> dict[str, object]:

@@ -25,6 +25,7 @@ from pipeline.manifest.columns import (
 )
 from pipeline.manifest.rules import RowRules
 from pipeline.parquet import ParquetReader
+from pipeline.readable import form_warnings
 from pipeline.storage.base import ObjectStore
 from pipeline.storage.location import open_parent, open_store
 from pipeline.storage.s3_settings import S3Settings
@@ -141,7 +142,7 @@ def open_manifest(uri: str, *, columns: ColumnMapping, rules: RowRules, s3: S3Se
         files=tuple(files),
         rules=rules,
         extra_schema=extra_schema,
-        warnings=near_name_warnings(all_matched, mapping),
+        warnings=(*near_name_warnings(all_matched, mapping), *form_warnings(extra_schema)),
     )
 
 

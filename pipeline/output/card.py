@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.output.features import json_features, table_features
+from pipeline.output.features import json_features, large_columns, names_paths, table_features
 from pipeline.output.finalized import Table
 from pipeline.output.layout import (
     CARD_KEY,
@@ -60,8 +60,19 @@ def _config(store: ObjectStore, packing: Packing, images: Mapping[str, Table]) -
     elif packing.layout == "parquet":
         path = _objects(store, DATA_PREFIX, f"{DATA_PREFIX}*.parquet", images)
     config = {"config_name": "default", "data_files": [{"split": "train", "path": path}]}
-    named_otherwise = packing.layout == "files" and METADATA_KEY not in images
-    return config | ({"metadata_filenames": list(images)} if named_otherwise else {})
+    if packing.layout != "files":
+        return config
+    named_otherwise = {} if METADATA_KEY in images else {"metadata_filenames": list(images)}
+    return config | named_otherwise | _folder_features(store, images)
+
+
+def _folder_features(store: ObjectStore, images: Mapping[str, Table]) -> dict[str, Any]:
+    """Return the types of all columns where ``imagefolder`` would otherwise take texts for images, or fail."""
+    schema, large = schema_of(store, next(iter(images))), _large_columns(store, images)
+    others = schema.remove(schema.get_field_index("file_name"))
+    if not large and not names_paths(others):
+        return {}  # the tables say it, which are all alike
+    return {"features": [{"name": IMAGE.name, "dtype": "image"}, *table_features(others, large)]}
 
 
 def _objects(store: ObjectStore, prefix: str, pattern: str, images: Mapping[str, Table]) -> list[str] | str:
@@ -73,7 +84,7 @@ def _objects(store: ObjectStore, prefix: str, pattern: str, images: Mapping[str,
 def _dataset_info(store: ObjectStore, packing: Packing, images: Mapping[str, Table]) -> dict[str, Any]:
     """The types of all columns: ``datasets`` would take them from the first file, or even the first few images."""
     if packing.layout == "files":
-        return {}  # the tables say it, which are all alike
+        return {}
     described = payload_columns(schema_of(store, next(iter(images))).empty_table()).schema
     if packing.layout == "parquet":
         features = [{"name": IMAGE.name, "dtype": "image"}, *table_features(described)]
@@ -82,10 +93,14 @@ def _dataset_info(store: ObjectStore, packing: Packing, images: Mapping[str, Tab
             {"name": "__key__", "dtype": "string"},
             {"name": "__url__", "dtype": "string"},
             {"name": EXTENSIONS[packing.format], "dtype": "image"},
-            {"name": "json", "struct": json_features(described)},
+            {"name": "json", "struct": json_features(described, _large_columns(store, images))},
             {"name": "txt", "dtype": "string"},
         ]
     return {"dataset_info": {"features": features}}
+
+
+def _large_columns(store: ObjectStore, images: Mapping[str, Table]) -> set[str]:
+    return set().union(*(large_columns(store, key) for key, table in images.items() if table.rows))
 
 
 def _look(store: ObjectStore, packing: Packing, images: Mapping[str, Table]) -> str:

@@ -57,6 +57,8 @@ class Packing:
     """1 to 100; None where the format is another."""
     provenance: Setting | None = None
     """None in runs that began before there was a choice: their files say nothing."""
+    columns: Literal["readable"] | None = None
+    """The manifest's own columns are kept in types that ``datasets`` reads; None in runs that began before that."""
 
 
 PNG_FILES = Packing()

@@ -26,6 +26,7 @@ from pipeline.output.provenance import provenance_of
 from pipeline.output.schema import METADATA_SCHEMA
 from pipeline.output.verdicts import kept_verdict
 from pipeline.parquet import ParquetReader
+from pipeline.readable import in_readable_form
 from pipeline.rendering.results import Outcome, Rendered
 from pipeline.storage.base import ObjectStore
 
@@ -51,7 +52,8 @@ class PartWriter:
 
     def __init__(self, store: ObjectStore, shard: pa.Table, facts: RunFacts) -> None:
         """``shard`` has planned tasks with distinct ids."""
-        self._store, self._shard, self._facts = store, shard, facts
+        self._store, self._facts = store, facts
+        self._shard = shard if facts.packing.columns is None else in_readable_form(shard)
         self._payloads = open_payloads(store, facts.packing)
         self._numbers = {item.hex(): number for number, item in enumerate(shard["task_id"].to_pylist())}
         self._rows: dict[int, dict[str, Any]] = {}

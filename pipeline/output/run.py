@@ -94,10 +94,13 @@ def check_same_pixels(run: Run, wanted: RunConstants, where: str) -> None:
 def check_same_packing(run: Run, wanted: Packing, where: str) -> None:
     """Refuse to keep some images otherwise than the rest, in the same words.
 
-    A run that began before files had a provenance takes any setting, and goes on without.
+    A run that began before files had a provenance takes any setting, and goes on without. One that began before columns
+    were kept in readable types goes on with those it has.
     """
     if run.packing.provenance is None:
         wanted = replace(wanted, provenance=None)
+    if run.packing.columns is None:
+        wanted = replace(wanted, columns=None)
     _check_same({"output": asdict(run.packing)}, {"output": asdict(wanted)}, where)
 
 
