@@ -63,6 +63,8 @@ def test_a_run_continues_under_other_names(tmp_path: Path) -> None:
     with tarfile.open(next((tmp_path / "webdataset").glob("*.tar"))) as tar:
         first = json.load(tar.extractfile("000000000.json"))  # type: ignore[arg-type]  # a file, not a folder
     assert (first["key"], first["manifest_key"], first["original_width"]) == ("000000000", "000", 64)
+    (table,) = (tmp_path / "webdataset").glob("*.parquet")
+    assert {"manifest_key", "manifest_original_width", "key"} <= set(pq.read_schema(table).names)
     exported = pq.read_table(tmp_path / "imagefolder" / "metadata.parquet")
     assert exported["original_width"].null_count == 2
     lines = [json.loads(path.read_text()) for path in sorted((tmp_path / "geneval").glob("*/metadata.jsonl"))]

@@ -36,6 +36,8 @@ THEIR_FIELDS = [
 ]
 """Columns of img2dataset. Nothing was resized; there is a url where the manifest has one."""
 _THEIRS = {name for name, _ in THEIR_FIELDS}
+_TAKEN = _THEIRS - {*METADATA_SCHEMA.names, "url"}
+"""Of these, names that a column of the manifest may have and that mean something else here."""
 
 
 def export_webdataset(
@@ -47,7 +49,7 @@ def export_webdataset(
 ) -> None:
     """Keys are the shard's number and the image's in it, as img2dataset has them."""
     described = payload_columns(committed.schema.empty_table()).schema
-    ours = [field for field in described if field.name not in _THEIRS]
+    ours = [field.with_name(_own_name(field.name)) for field in described if field.name not in _THEIRS - _TAKEN]
     schema = pa.schema([*THEIR_FIELDS, *ours, METADATA_SCHEMA.field("verdict")])
     rows, done = committed.rows(), 0
     for number, shard in enumerate(_shards(rows, shard_images)):
@@ -75,9 +77,14 @@ def _with(first: Row, others: Iterator[Row]) -> Iterator[Row]:
     yield from others
 
 
+def _own_name(name: str) -> str:
+    """Return the name of a row's column beside img2dataset's fields."""
+    return f"manifest_{name}" if name in _TAKEN else name
+
+
 def _sample(row: Row, key: str) -> dict[str, object]:
-    """img2dataset's fields over the row's; a column of the manifest with such a name follows as ``manifest_<name>``."""
-    fields = {
+    return {
+        **{_own_name(name): value for name, value in row.items()},
         "caption": row["prompt"],
         "url": url if isinstance(url := row.get("url"), str) else None,
         "key": key,
@@ -86,8 +93,6 @@ def _sample(row: Row, key: str) -> dict[str, object]:
         "original_height": row["height"],
         "sha256": row["file_sha256"],
     }
-    own = [name for name in fields if name in row and name not in METADATA_SCHEMA.names]
-    return {**row, **fields, **{f"manifest_{name}": row[name] for name in own if row[name] != fields[name]}}
 
 
 def _told(sample: Mapping[str, object], large: AbstractSet[str]) -> dict[str, object]:
