@@ -113,4 +113,7 @@ def _mapping(columns: list[str] | None) -> dict[str, str | None]:
                 value=theirs or f"={ours}",
                 allowed="theirs=ours, or theirs= to leave the column out",
             )
-    return {theirs: ours or None for theirs, _, ours in pairs}
+    mapping = {theirs: ours or None for theirs, _, ours in pairs}
+    if len(mapping) < len(pairs):
+        raise InputError("a column is given twice", where="--column", value=columns, allowed="each column once")
+    return mapping

@@ -50,6 +50,7 @@ BAD = [
     ["manifest", "build", "s3://bucket/a.csv", "a.parquet"],
     ["manifest", "build", "none.csv", "s3://bucket/a.parquet"],
     ["manifest", "build", "none.csv", "a.parquet", "--column", "=prompt"],
+    ["manifest", "build", "none.csv", "--column", "a=prompt", "--column", "a=seed"],
 ]
 
 
@@ -130,6 +131,35 @@ def test_the_error_of_seeds_offers_random_ones(
         ("--prompt", "renders/prompt"),
     ],
 )
+def test_what_comes_from_columns_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("p.csv").write_text("caption,status,WIDTH,HEIGHT,cfg\na (ring:1.3),x,64,96,3\nb,y,96,96,3\n")
+    columns = ["--column", "caption=prompt", "--column", "status="]
+    assert darkroom(monkeypatch, "manifest", "build", "p.csv", *columns, "--json") == 0
+    built = capsys.readouterr()
+    assert json.loads(built.out)["manifest"] == "p.parquet"
+    assert json.loads(built.out)["columns"] == ["prompt", "width", "height", "cfg"]
+    signs, near = "1 prompt holds signs", "the column 'cfg' sets nothing"
+    own = "sizes come from the manifest's columns width and height: 2 sizes"
+    for words in (["manifest", "check", "p.parquet"], ["plan", "--manifest", "p.parquet"]):
+        assert darkroom(monkeypatch, *words) == 0
+        said = capsys.readouterr()
+        assert signs in said.err
+        assert near in said.err
+        assert own in said.out + said.err
+        assert darkroom(monkeypatch, *words, "--json") == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert len(facts["warnings"]) == 2
+        assert facts.get("sweep", facts)["own_values"] == {"sizes": 2}
+    kept = "manifest_columns={cfg: cfg, width: source_width, height: null}"
+    assert darkroom(monkeypatch, "plan", "--manifest", "p.parquet", "--set", kept) == 0
+    said = capsys.readouterr()
+    assert near not in said.err
+    assert own not in said.out + said.err
+
+
 def test_each_manifest_has_a_default_output_of_its_own(
     manifest: str, output: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -156,17 +156,22 @@ def match_columns(names: Sequence[str], mapping: ColumnMapping, where: str) -> M
         if meaning is None:
             continue
         if meaning in matched:
-            raise ManifestError(
-                f"two columns are both {meaning}",
-                where=where,
-                value=[matched[meaning], name],
-                allowed="one of them; rename or drop the other with manifest_columns: "
-                f"{as_mapping({name: f'other_{trimmed(name)}'})} or {as_mapping({name: None})}",
-            )
+            raise _two_columns(meaning, [matched[meaning], name], mapping, where)
         matched[meaning] = name
     settings = {ours: theirs for ours, theirs in matched.items() if ours in COLUMNS}
     _check_complete(settings, names, where)
     return Matched(settings=settings, extras={new: old for new, old in matched.items() if new not in COLUMNS})
+
+
+def _two_columns(meaning: str, both: list[str], mapping: ColumnMapping, where: str) -> ManifestError:
+    other = next((name for name in both if name not in mapping), both[-1])
+    return ManifestError(
+        f"two columns are both {meaning}",
+        where=where,
+        value=both,
+        allowed="one of them; rename or drop the other, as in manifest_columns: "
+        f"{as_mapping({other: f'other_{trimmed(other)}'})} or {as_mapping({other: None})}",
+    )
 
 
 def near_name_warnings(matched: Iterable[Matched], mapping: ColumnMapping) -> tuple[str, ...]:

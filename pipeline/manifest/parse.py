@@ -11,6 +11,7 @@ import pyarrow as pa
 _WHOLE = re.compile(r"\d+(\.0*)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _CUT = re.compile(r"0\d+", re.ASCII)
+_THOUSANDS = re.compile(r"\d{1,3}\.000", re.ASCII)
 _PLAIN = "without separators of thousands"
 
 
@@ -35,8 +36,8 @@ def _name(value: Any) -> str:
 
 
 def _whole(value: Any, bits: int) -> int:
-    """pandas writes 3.0 into a column of whole numbers with gaps."""
-    if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
+    """pandas writes 3.0 into a column of whole numbers with gaps; 3.000 may be three thousand."""
+    if isinstance(value, str) and _WHOLE.fullmatch(value.strip()) and not _THOUSANDS.fullmatch(value.strip()):
         value = int(value.strip().partition(".")[0])
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from pipeline.errors import ManifestError
 from pipeline.manifest.columns import trimmed
+from pipeline.manifest.foreign_names import meant
 from pipeline.manifest.option_lines import has_options, read_options
 
 Row = dict[str, Any]
@@ -193,7 +194,22 @@ def _txt_rows(path: Path) -> Lines:
 
 
 def _txt_header(path: Path) -> list[str]:
-    return list(dict.fromkeys(chain(["prompt"], *(row for _, row in _txt_rows(path) if row and len(row) > 1))))
+    rows = (row for _, row in _txt_rows(path) if row)
+    first = next(rows, {"prompt": ""})
+    _check_no_table(first["prompt"], path)
+    return list(dict.fromkeys(chain(["prompt"], first, *(row for row in rows if len(row) > 1))))
+
+
+def _check_no_table(line: str, path: Path) -> None:
+    """Raise ``ManifestError`` for a first line that is the header of a table."""
+    cells = re.split(r"[\t,;|]", line)
+    if len(cells) > 1 and "prompt" in map(meant, cells) and all(map(meant, cells)):
+        raise ManifestError(
+            "this is a table with a header, not a list of prompts",
+            where=f"{path}, line 1",
+            value=line,
+            allowed="a name that ends in .csv (commas) or .tsv (tabs)",
+        )
 
 
 _JSON = Format(_json_rows, None)

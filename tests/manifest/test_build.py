@@ -116,6 +116,8 @@ def test_blank_lines_are_left_out_and_counted(tmp_path: Path) -> None:
         ("p.tsv", "prompt,seed\na,7\n", "separated by commas"),
         ("p.csv", 'prompt,seed\na,"1,000"\n', "without separators of thousands"),
         ("p.csv", 'prompt,seeds\na,"1,000"\n', "without separators of thousands"),
+        ("p.csv", "prompt,seed\na,1.000\n", "without separators of thousands"),
+        ("p.txt", "Prompt\tSeed\na\t7\n".encode("utf-16"), "a table with a header"),
         ("p.csv", 'prompt,guidance_scale\na,"7,5"\n', "with a decimal point"),
         ("p.csv", "prompt,prompt \n", "several columns have the same name"),
         ("p.jsonl", '{"prompt": "a", "seed": 1.5}\n', "line 1, column seed"),
