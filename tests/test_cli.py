@@ -119,18 +119,6 @@ def test_the_error_of_seeds_offers_random_ones(
     assert "{random: how many, from: a whole number}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("manifest", "output"),
-    [
-        ("prompts.parquet", "renders/prompts"),
-        ("data/captions/", "renders/captions"),
-        ("data/*/part-*.parquet", "renders/data"),
-        ("s3://bucket/sets/night 1.parquet", "renders/night-1"),
-        ("../x.y.parquet", "renders/x.y"),
-        ("*.parquet", "renders/command-line"),
-        ("--prompt", "renders/prompt"),
-    ],
-)
 def test_what_comes_from_columns_is_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,6 +148,18 @@ def test_what_comes_from_columns_is_said(
     assert own not in said.out + said.err
 
 
+@pytest.mark.parametrize(
+    ("manifest", "output"),
+    [
+        ("prompts.parquet", "renders/prompts"),
+        ("data/captions/", "renders/captions"),
+        ("data/*/part-*.parquet", "renders/data"),
+        ("s3://bucket/sets/night 1.parquet", "renders/night-1"),
+        ("../x.y.parquet", "renders/x.y"),
+        ("*.parquet", "renders/command-line"),
+        ("--prompt", "renders/prompt"),
+    ],
+)
 def test_each_manifest_has_a_default_output_of_its_own(
     manifest: str, output: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
