@@ -1,7 +1,6 @@
 """The job file: YAML in, one frozen ``Job`` out. Every key, its type and its default stand here and nowhere else."""
 
 import difflib
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
@@ -17,7 +16,7 @@ from pipeline.errors import InputError, JobFileError
 from pipeline.output.layout import Format, Layout, Setting
 from pipeline.output_address import default_output, output_address
 from pipeline.schedulers import scheduler_of
-from pipeline.strict_yaml import parse_yaml, yaml_place, yaml_reason
+from pipeline.strict_yaml import parse_seconds, parse_yaml, yaml_place, yaml_reason
 
 _Filled = Annotated[str, Field(pattern=r"\S")]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -26,20 +25,6 @@ _Finite = Annotated[float, Field(allow_inf_nan=False)]
 def _allowed(text: str) -> Any:
     """What an error about the key says; pydantic's own words are for programmers."""
     return Field(description=text)
-
-
-_DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", re.ASCII)
-
-
-def _seconds(given: Any) -> Any:
-    """``1h30m`` to seconds."""
-    if given is None:
-        return None
-    found = _DURATION.fullmatch(given.replace(" ", "")) if isinstance(given, str) else None
-    total = sum(int(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
-    if not total:
-        raise ValueError("not a time")
-    return float(total)
 
 
 def _off(given: Any) -> Any:
@@ -56,8 +41,10 @@ class _Section(BaseModel):
 
 
 class LoraSection(_Section):
-    id: Annotated[_Filled, _allowed("a safetensors file, a folder with one, or a Hub id")]
+    id: Annotated[_Filled, _allowed("a safetensors file, a folder with one, a Hub id, or org/name/file.safetensors")]
     weight: Annotated[_Finite, _allowed("a number")] = 1.0
+    file: Annotated[_Filled | None, _allowed("a safetensors file in the folder or Hub repository, or null")] = None
+    revision: Annotated[_Filled | None, _allowed("a branch, tag or commit of a Hub id, or null")] = None
 
 
 class ModelSection(_Section):
@@ -68,7 +55,9 @@ class ModelSection(_Section):
     dtype: Annotated[
         Literal["auto", "float32", "float16", "bfloat16"], _allowed("auto, float32, float16 or bfloat16")
     ] = "auto"
-    loras: Annotated[tuple[LoraSection, ...], Field(strict=False), _allowed("a list of {id, weight}")] = ()
+    loras: Annotated[
+        tuple[LoraSection, ...], Field(strict=False), _allowed("a list of {id, weight, file, revision}")
+    ] = ()
     """Fused into the model when it is loaded."""
     scheduler: Annotated[str, _allowed("default, or name:option:option")] = "default"
     call: Annotated[
@@ -142,14 +131,14 @@ class RenderSection(_Section):
     """Refuse what a later launch otherwise warns of: what may change last bits."""
     allowed_failures: Annotated[int, Field(ge=0), _allowed("a whole number from 0")] = 0
     stop_after: Annotated[
-        float | None, BeforeValidator(_seconds), _allowed("a time such as 6h, 90m or 1h30m, or null")
+        float | None, BeforeValidator(parse_seconds), _allowed("a time such as 6h, 90m or 1h30m, or null")
     ] = None
     """Seconds after which no image is begun; what has begun is finished and committed."""
     safety_checker: Annotated[Literal["flag", "drop", "off"], BeforeValidator(_off), _allowed("flag, drop or off")] = (
         "flag"
     )
     """What becomes of images that the model's own checker flags; off does not load it."""
-    watchdog: Annotated[float, BeforeValidator(_seconds), _allowed("a time such as 15m")] = 900.0
+    watchdog: Annotated[float, BeforeValidator(parse_seconds), _allowed("a time such as 15m")] = 900.0
     """Seconds one step of the engine may take, compiling included, before its process is taken to hang."""
 
 

@@ -20,7 +20,6 @@ from pipeline.manifest.read import Batch, read_rows
 from pipeline.manifest.rules import RowRules
 from pipeline.manifest.survey import OwnValues, Survey
 from pipeline.manifest.verdicts import RejectedRow
-from pipeline.model.check import check_files
 from pipeline.model.facts import ModelFacts, read_facts
 from pipeline.model.files import has_checker
 from pipeline.model.own_scheduler import otherwise_read
@@ -109,7 +108,7 @@ def prepare(job: Job, *, skip_bad_rows: bool = False, cache_folder: Path | None 
 
     Rejected rows are an error unless ``skip_bad_rows``.
     """
-    loras = tuple(LoraSource(lora_id=lora.id, weight=lora.weight) for lora in job.model.loras)
+    loras = tuple(LoraSource.named(lora.model_dump()) for lora in job.model.loras)
     source = ModelSource(
         model_id=job.model.id,
         revision=job.model.revision,
@@ -120,8 +119,7 @@ def prepare(job: Job, *, skip_bad_rows: bool = False, cache_folder: Path | None 
     )
     folder = source.folder(weights=False)
     model = read_facts(folder, single=bool(job.model.call))
-    if source.here:  # else the weights are fetched, and looked at, when the launch begins
-        check_files(folder, checked=source.checked)
+    source.check(folder)
     if job.render.safety_checker == "drop" and not has_checker(folder):
         raise JobFileError(
             "this model has no safety checker that could flag an image",

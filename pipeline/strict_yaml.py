@@ -1,10 +1,13 @@
 """YAML as job files are written: safe, and nothing in it is silently dropped."""
 
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+_DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", re.ASCII)
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -53,3 +56,14 @@ def yaml_reason(error: yaml.YAMLError) -> str:
 def yaml_place(path: Path, error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     return f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
+
+
+def parse_seconds(given: Any) -> Any:
+    """Return the seconds of a time such as ``1h30m``; ``ValueError`` for anything else."""
+    if given is None:
+        return None
+    found = _DURATION.fullmatch(given.replace(" ", "")) if isinstance(given, str) else None
+    total = sum(int(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
+    if not total:
+        raise ValueError("not a time")
+    return float(total)

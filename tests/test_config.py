@@ -70,7 +70,7 @@ def test_bad_files(tmp_path: Path, text: str, says: str) -> None:
         (f"sweep.seeds=0x{'f' * 5000}", "sweep.seeds", "a whole number"),
         ("sweep=3", "sweep", "a mapping with the keys seeds"),
         ("model.call={a: [1]}", "model.call", "a mapping of names"),
-        ("model.loras=3", "model.loras", "a list of {id, weight}"),
+        ("model.loras=3", "model.loras", "a list of {id, weight, file, revision}"),
         ("model.loras=[{id: a, weight: true}]", "model.loras[0].weight", "a number"),
         ("manifest_columns={1: prompt}", "manifest_columns", "a mapping"),
         ("workers.gpus=true", "workers.gpus", "auto, or a number from 0"),

@@ -38,7 +38,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def fetch_model(store: LocalStore, cache: Path) -> Path:
-    return fetched(store, ["*.json", "unet/*"], ["*.*.safetensors"], cache)
+    return fetched(store, lambda keys: [key for key in keys if "fp16" not in key], cache)
 
 
 def test_what_is_wanted_comes_once(store: LocalStore, tmp_path: Path) -> None:
@@ -121,7 +121,12 @@ def test_a_model_on_a_server_is_the_same_model(
     assert pinned.cache_folder == Path("~/cache"), "workers may have another home"
     assert pinned.folder().is_relative_to(tmp_path / "cache")
     assert fingerprint(pinned.folder(), digests) == fingerprint(here, digests)
-    with pytest.raises(ModelError, match="a file of the model is missing"):
+    plain, variant = ("unet/diffusion_pytorch_model" + suffix for suffix in (".safetensors", ".fp16.safetensors"))
+    store.put(variant, (here / plain).read_bytes())
+    assert not (source.folder() / variant).exists()
+    store.delete(plain)
+    assert (source.folder() / variant).exists()
+    with pytest.raises(ModelError, match="no model in diffusers format: it has no files"):
         ModelSource(model_id=f"{uri}/nothing", s3=s3_settings, cache_folder=tmp_path / "cache").folder()
     with pytest.raises(ModelError, match="only models of the Hub have revisions"):
         ModelSource(model_id=uri, revision="main", s3=s3_settings, cache_folder=tmp_path / "cache").folder()

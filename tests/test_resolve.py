@@ -1,6 +1,7 @@
 """What the job file calls a model, found and pinned; the Hub itself is not asked here."""
 
 import json
+import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its HTTP library
 
 from pipeline.errors import ModelError
-from pipeline.model.resolve import BUILT_IN, LoraSource, ModelSource, in_any_home, patterns_of_files
+from pipeline.model.recognize import require_index
+from pipeline.model.resolve import BUILT_IN, LoraSource, ModelSource, in_any_home
+from pipeline.model.selection import NO_VARIANTS, files_of_model, patterns_of_files
 
 XL_INDEX = {
     "_class_name": "StableDiffusionXLPipeline",
@@ -66,6 +69,51 @@ def test_a_revision_of_what_has_none_is_refused(in_folder: Path, model_id: str) 
     assert (caught.value.where, caught.value.value) == ("model.revision", "'main'")
 
 
+def test_a_folder_without_an_index_is_named_for_what_it_is(in_folder: Path) -> None:
+    (in_folder / "unet").mkdir()
+    (in_folder / "unet/config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
+    (in_folder / "above").mkdir()
+    shutil.copytree(BUILT_IN["shapes"], in_folder / "above" / "shapes")
+    for name, says in (
+        ("models/mine", "it has no files"),
+        (".", "the model is in above/shapes"),
+        ("above", "the model is in shapes"),
+        ("unet", "it is one part of a model, a UNet2DConditionModel; give the folder above it"),
+    ):
+        with pytest.raises(ModelError, match=f"no model in diffusers format: {says}"):
+            require_index(in_folder / name)
+    require_index(in_folder / "above" / "shapes")
+
+
+def tensors(*names: str) -> bytes:
+    header = json.dumps({name: {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for name in names}).encode()
+    return len(header).to_bytes(8, "little") + header
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "says"),
+    [
+        ("a.safetensors", tensors("model.diffusion_model.x", "first_stage_model.y"), "this file is a whole checkpoint"),
+        ("a.safetensors", tensors("unet.x", "vae.y"), "this file is a whole checkpoint"),
+        ("a.safetensors", tensors("double_blocks.0.x"), "this file is a single file of weights"),
+        ("a.safetensors", tensors("lora_unet_x.lora_down.weight"), "this file is a LoRA"),
+        ("a.safetensors", tensors("unet.x.lora_A.weight"), "this file is a LoRA"),
+        ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\noid x", "a git-lfs pointer"),
+        ("a.safetensors", tensors("x")[:20], "incomplete"),
+        ("a.ckpt", b"PK", "a pickled checkpoint, which is never opened"),
+        ("a.bin", b"PK", "a pickled checkpoint, which is never opened"),
+        ("a.gguf", b"GGUF", "one of GGUF weights, which are not supported"),
+        ("a.onnx", b"", "one of ONNX weights, which are not supported"),
+        ("a.txt", b"", "no weights"),
+    ],
+)
+def test_a_file_is_no_model(in_folder: Path, name: str, body: bytes, says: str) -> None:
+    (in_folder / name).write_bytes(body)
+    with pytest.raises(ModelError, match=says) as caught:
+        ModelSource(model_id=name).folder(weights=False)
+    assert caught.value.allowed
+
+
 @pytest.mark.parametrize("name", ["./nothing", "~nosuchuser/x", "x" * 5000, "a/b/c", "loop"])
 def test_what_is_nowhere(in_folder: Path, name: str) -> None:
     (in_folder / "loop").symlink_to("loop")
@@ -112,6 +160,7 @@ def hub(in_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", file)
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: ["style.safetensors"])
     return asked
 
 
@@ -190,8 +239,11 @@ def test_only_what_is_fetched_is_remote(hub: list[str | None], in_folder: Path) 
 )
 def test_what_is_fetched_of_the_hub(file: str, fetched: bool) -> None:
     wanted = patterns_of_files(XL_INDEX, ("json", "safetensors", "txt", "model"))
-    left_out = ["*.*.safetensors"]
-    assert (any(fnmatch(file, p) for p in wanted) and not any(fnmatch(file, p) for p in left_out)) == fetched
+    assert (any(fnmatch(file, p) for p in wanted) and not any(fnmatch(file, p) for p in NO_VARIANTS)) == fetched
+    chosen = files_of_model(
+        [file, "unet/model.safetensors"], XL_INDEX, ("json", "safetensors", "txt", "model"), checked=False, where=""
+    )
+    assert (file in chosen) == fetched
 
 
 def test_facts_need_json_only() -> None:

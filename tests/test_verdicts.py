@@ -23,7 +23,7 @@ from pipeline.manifest.blocklist import blocklist_of
 from pipeline.model.check import check_checker
 from pipeline.model.files import has_checker
 from pipeline.model.fingerprint import DigestCache, fingerprint
-from pipeline.model.resolve import patterns_of_files
+from pipeline.model.selection import patterns_of_files
 from pipeline.output.finalize import Finalized, finalize
 from pipeline.output.part import PartWriter
 from pipeline.output.verdicts import verdict_of

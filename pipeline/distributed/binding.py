@@ -11,6 +11,7 @@ from pipeline.errors import RunMismatchError
 from pipeline.model.check import check_files
 from pipeline.model.facts import resolved_dtype
 from pipeline.model.fingerprint import DigestCache, fingerprint
+from pipeline.model.lora import check_loras
 from pipeline.model.resolve import ModelSource
 from pipeline.output.run import (
     NumericsProfile,
@@ -47,7 +48,9 @@ def find_model(prepared: Prepared, known: Run | None, cache_folder: Path, tell: 
     folder = source.folder()
     check_files(folder, checked=source.checked)
     tell(f"checking the files of {source.model_id}")
-    digest = fingerprint(folder, DigestCache(cache_folder / "digests"), source.lora_files())
+    loras = source.lora_files()
+    check_loras([path for path, _ in loras], folder)
+    digest = fingerprint(folder, DigestCache(cache_folder / "digests"), loras)
     return ModelFiles(source=source, folder=folder, fingerprint=digest)
 
 

@@ -87,7 +87,7 @@ def rerender(store: ObjectStore, number: int, cache_folder: Path, tell: Tell) ->
 
 
 def _load(run: Run, numerics: NumericsProfile, device: str, cache_folder: Path) -> Renderer:
-    loras = tuple(LoraSource(lora_id=lora["id"], weight=lora["weight"]) for lora in run.job["model"]["loras"])
+    loras = tuple(LoraSource.named(named) for named in run.job["model"]["loras"])
     source = ModelSource(
         model_id=run.model_id,
         revision=run.model_revision,

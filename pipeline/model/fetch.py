@@ -3,10 +3,9 @@
 import fcntl
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from hashlib import blake2b
 from pathlib import Path
 
@@ -17,13 +16,15 @@ _FILES_AT_ONCE = 4
 _CHUNK_BYTES = 16 << 20
 
 
-def fetched(store: ObjectStore, patterns: Sequence[str], but: Sequence[str], cache: Path) -> Path:
-    """The folder with the objects of a store whose keys match ``patterns`` and not ``but``, fetched if need be.
+def fetched(store: ObjectStore, choose: Callable[[list[str]], Collection[str]], cache: Path) -> Path:
+    """Return the folder with the objects that ``choose`` takes of all keys of a store, fetched if need be.
 
     Its name follows from what the store lists: another version of a file is another folder. Processes of one machine
     wait for the first that fetches. Raises ``ModelError`` when the cache cannot be written, and what the store raises.
     """
-    wanted = [info for info in store.list() if _matches(info.key, patterns) and not _matches(info.key, but)]
+    listed = list(store.list())
+    keys = set(choose([info.key for info in listed]))
+    wanted = [info for info in listed if info.key in keys]
     folder = cache / _version(store.uri, wanted)
     if folder.is_dir():
         return folder
@@ -40,10 +41,6 @@ def fetched(store: ObjectStore, patterns: Sequence[str], but: Sequence[str], cac
             allowed="a folder that can be written; XDG_CACHE_HOME names another one",
         ) from None
     return folder
-
-
-def _matches(key: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def _version(uri: str, listed: Iterable[ObjectInfo]) -> str:

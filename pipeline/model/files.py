@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.errors import ModelError
 from pipeline.model.weights import check_no_pointer
 
+INDEX = "model_index.json"
 UNUSED_COMPONENTS = ("safety_checker", "feature_extractor", "image_encoder")
 """What stock pipelines load beside what makes the picture: neither loaded here nor part of the fingerprint."""
 DENOISERS = ("unet", "transformer")

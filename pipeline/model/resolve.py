@@ -1,25 +1,29 @@
 """From what the job file calls a model to a folder on this machine."""
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError, StoreError
-from pipeline.model.files import CHECKER, EXTRACTOR, UNUSED_COMPONENTS, is_component, names_checker, read_json
+from pipeline.model.check import check_files
+from pipeline.model.files import INDEX, read_json
+from pipeline.model.hub import fetch_file, fetch_model, hub_errors, list_files
+from pipeline.model.lora import check_loras
+from pipeline.model.recognize import refuse_file, require_index, what_files_are
+from pipeline.model.selection import SUFFIXES_OF_FACTS, SUFFIXES_OF_WEIGHTS, files_of_model
+from pipeline.model.weights import PICKLED
 from pipeline.storage.s3_settings import S3Settings
 
 BUILT_IN = {"shapes": Path(__file__).parent.parent / "shapes" / "weights"}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_INDEX = "model_index.json"
-_SUFFIXES_OF_FACTS = ("json", "txt", "model")
-"""Tokenizers' vocabularies are among the facts: ``plan`` counts the prompts that are cut."""
-_SUFFIXES_OF_WEIGHTS = ("json", "safetensors", "txt", "model")
-_VARIANTS = ["*.*.safetensors"]
-"""Such as ``model.fp16.safetensors``."""
-_ALLOWED_LORA = "a safetensors file, a folder with one, or a Hub id such as org/name"
+_HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+)/(.+\.\w+)")
+_ALLOWED_LORA = (
+    "a safetensors file, a folder with one, or a Hub id such as org/name or org/name/file.safetensors; the key file "
+    "names one of several"
+)
 _ALLOWED = (
     f"a built-in model ({', '.join(BUILT_IN)}), a folder with model_index.json, s3://bucket/prefix, or a Hub id such "
     "as org/name"
@@ -33,46 +37,87 @@ class LoraSource:
     lora_id: str
     weight: float = 1.0
     revision: str | None = None
-    """A commit of the Hub once resolved; None for files and folders."""
+    """A branch, tag or commit of the Hub, a commit once resolved; None for files and folders."""
+    file_name: str | None = None
+    """The file in a folder or repository; None where it holds one alone."""
+
+    @classmethod
+    def named(cls, entry: Mapping[str, Any]) -> "LoraSource":
+        """Return a LoRA as a job or a run names it; runs of earlier versions name neither file nor revision."""
+        return cls(
+            lora_id=entry["id"], weight=entry["weight"], revision=entry.get("revision"), file_name=entry.get("file")
+        )
 
     def file(self) -> Path:
-        """Its one safetensors file on this machine, fetched from the Hub if need be.
+        """Return its one safetensors file on this machine, fetched from the Hub if need be.
 
-        Raises ``ModelError`` when there is none, when it is of another kind, or for several in its folder.
+        Raises ``ModelError`` when there is none, when it is of another kind, or for several and none named.
         """
         path = _local(self.lora_id)
-        if path is not None and path.is_file():
-            if path.suffix != ".safetensors":
-                raise ModelError(
-                    "a LoRA that is no safetensors file is refused, loading it may run code",
-                    where="model.loras",
-                    value=self.lora_id,
-                    allowed=_ALLOWED_LORA,
-                )
-            return path
-        folder = path or self._from_hub()
-        files = sorted(folder.glob("*.safetensors"))
-        if len(files) != 1:
-            raise ModelError(
-                f"a LoRA is one safetensors file, and here are {len(files)}",
-                where="model.loras",
-                value=self.lora_id,
-                allowed=_ALLOWED_LORA,
-            )
-        return files[0]
+        if path is None:
+            return self._from_hub()[1]
+        if self.revision is not None:
+            raise self._error("only LoRAs of the Hub have revisions")
+        if path.is_file() and self.file_name is not None:
+            raise self._error("this LoRA is a file already, and a file in it is named")
+        if path.is_dir():
+            names = [found.relative_to(path).as_posix() for found in path.rglob("*") if found.is_file()]
+            path /= self.file_name or self._only(names)
+        if path.suffix != ".safetensors":
+            raise self._error("a LoRA that is no safetensors file is refused, loading it may run code")
+        if not path.is_file():
+            raise self._error("there is no such file")
+        return path
+
+    @property
+    def here(self) -> bool:
+        """Whether it is on this machine, or named as if it were, so that nothing has to be fetched."""
+        return _local(self.lora_id) is not None or self.lora_id.startswith((".", "/", "~"))
 
     def pinned(self) -> "LoraSource":
-        """The same weights for workers anywhere: an absolute path, or for the Hub the revision it resolves to now."""
+        """Return the same weights for workers anywhere: an absolute path, or for the Hub a file and its commit."""
         path = _local(self.lora_id)
-        return replace(self, revision=self._from_hub().name) if path is None else replace(self, lora_id=str(path))
+        if path is not None:
+            return replace(self, lora_id=str(path))
+        repository, file, commit = self._from_hub()[0]
+        return replace(self, lora_id=repository, file_name=file, revision=commit)
 
-    def _from_hub(self) -> Path:
-        if self.lora_id.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(self.lora_id):
-            raise ModelError("there is no such LoRA", where="model.loras", value=self.lora_id, allowed=_ALLOWED_LORA)
-        with _hub_errors("the LoRA is no file or folder", "model.loras", self.lora_id, _ALLOWED_LORA):
-            from huggingface_hub import snapshot_download
+    def _from_hub(self) -> tuple[tuple[str, str, str], Path]:
+        """Return the repository, the file's name there and its commit, and the file."""
+        repository, file = self._in_hub()
+        with hub_errors("the LoRA is no file or folder", "model.loras", self._shown, _ALLOWED_LORA):
+            name = file or self._only(list_files(repository, self.revision))
+            if not name.endswith(".safetensors"):
+                raise self._error("a LoRA that is no safetensors file is refused, loading it may run code")
+            path, commit = fetch_file(repository, name, self.revision)
+            return (repository, name, commit), path
 
-            return Path(snapshot_download(self.lora_id, revision=self.revision, allow_patterns=["*.safetensors"]))
+    def _in_hub(self) -> tuple[str, str | None]:
+        """Return the repository and the name of a file in it, which the id or ``file_name`` gives."""
+        named = _HUB_FILE.fullmatch(self.lora_id)
+        repository = named[1] if named else self.lora_id
+        if self.lora_id.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(repository):
+            raise self._error("there is no such LoRA")
+        if named and self.file_name is not None:
+            raise self._error("this LoRA names a file twice, in its id and in its key file")
+        return repository, named[2] if named else self.file_name
+
+    def _only(self, names: list[str]) -> str:
+        """Return the only safetensors file; those in folders count where there is none beside them."""
+        found = sorted(name for name in names if name.endswith(".safetensors"))
+        files = [name for name in found if "/" not in name] or found
+        if len(files) != 1:
+            listed = f": {', '.join(files[:20])}{' …' * (len(files) > 20)}" if files else ""
+            raise self._error(f"a LoRA is one safetensors file, and here are {len(files)}{listed}")
+        return files[0]
+
+    def _error(self, what: str) -> ModelError:
+        return ModelError(what, where="model.loras", value=self._shown, allowed=_ALLOWED_LORA)
+
+    @property
+    def _shown(self) -> str:
+        name = self.lora_id if self.file_name is None else f"{self.lora_id}, file {self.file_name}"
+        return name if self.revision is None else f"{name}@{self.revision}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +164,24 @@ class ModelSource:
                     value=self.revision,
                     allowed=f"null, since the model is {self.model_id if self.stored else folder}",
                 )
+            if not weights:
+                require_index(folder)
             return folder
+        if (file := _local(self.model_id)) is not None:
+            raise refuse_file(file)
         if self.model_id.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(self.model_id):
-            raise ModelError("there is no such model", where="model.id", value=self.model_id, allowed=_ALLOWED)
-        suffixes = _SUFFIXES_OF_WEIGHTS if weights else _SUFFIXES_OF_FACTS
-        return _from_hub(self.model_id, self.revision, suffixes, checked=self.checked)
+            raise self._nowhere()
+        suffixes = SUFFIXES_OF_WEIGHTS if weights else SUFFIXES_OF_FACTS
+        return fetch_model(self.model_id, self.revision, suffixes, checked=self.checked, allowed=_ALLOWED)
+
+    def check(self, folder: Path) -> None:
+        """Look at all files of a model and of LoRAs on this machine; others are looked at when they have been fetched.
+
+        Raises ``ModelError`` for what is missing, incomplete, refused, or does not fit.
+        """
+        if self.here:
+            check_files(folder, checked=self.checked)
+            check_loras([lora.file() for lora in self.loras if lora.here], folder)
 
     def pinned(self) -> "ModelSource":
         """The same model for workers anywhere: absolute paths, and for the Hub the revision it resolves to now."""
@@ -144,12 +202,28 @@ class ModelSource:
         cache = in_this_home(self.cache_folder)
         try:
             store = open_store(self.model_id, self.s3, where="model.id")
-            index = fetched(store, [_INDEX], (), cache) / _INDEX
-            suffixes = _SUFFIXES_OF_WEIGHTS if weights else _SUFFIXES_OF_FACTS
-            patterns = patterns_of_files(read_json(index), suffixes, checked=self.checked)
-            return fetched(store, patterns, _VARIANTS, cache)
+            index = read_json(fetched(store, self._index_of, cache) / INDEX)
+            suffixes = SUFFIXES_OF_WEIGHTS if weights else SUFFIXES_OF_FACTS
+            choose = partial(files_of_model, index=index, suffixes=suffixes, checked=self.checked, where=self.model_id)
+            return fetched(store, choose, cache)
         except StoreError as error:
             raise ModelError(f"the model cannot be fetched: {error}", where="model.id", value=self.model_id) from None
+
+    def _nowhere(self) -> ModelError:
+        what = "there is no such model"
+        if _HUB_FILE.fullmatch(self.model_id) and self.model_id.endswith((".safetensors", ".gguf", *PICKLED)):
+            what += "; a single file of a Hub repository is not a model in diffusers format"
+        return ModelError(what, where="model.id", value=self.model_id, allowed=_ALLOWED)
+
+    def _index_of(self, keys: list[str]) -> list[str]:
+        if INDEX not in keys:
+            raise ModelError(
+                f"here is no model in diffusers format: {what_files_are(keys)}",
+                where="model.id",
+                value=self.model_id,
+                allowed=f"a prefix with {INDEX}",
+            )
+        return [INDEX]
 
     def _here(self) -> Path | None:
         """The folder of a built-in or local model, None for what may be of the Hub."""
@@ -161,50 +235,6 @@ class ModelSource:
     def lora_files(self) -> tuple[tuple[Path, float], ...]:
         """The file and the weight of each LoRA."""
         return tuple((lora.file(), lora.weight) for lora in self.loras)
-
-
-def patterns_of_files(index: Mapping[str, Any], suffixes: tuple[str, ...], *, checked: bool = False) -> list[str]:
-    """The files to fetch of a model that is elsewhere, as patterns, from its ``model_index.json``.
-
-    A repository often holds the weights several times: those that are loaded lie in the folders the index names.
-    """
-    wanted = (CHECKER, EXTRACTOR) if checked and names_checker(index) else ()
-    unused = set(UNUSED_COMPONENTS).difference(wanted)
-    components = sorted(name for name, entry in index.items() if is_component(entry) and name not in unused)
-    return [_INDEX, *(f"{name}/*.{suffix}" for name in components for suffix in suffixes)]
-
-
-def _from_hub(model_id: str, revision: str | None, suffixes: tuple[str, ...], *, checked: bool) -> Path:
-    shown = model_id if revision is None else f"{model_id}@{revision}"
-    with _hub_errors("the model is neither built in nor a folder", "model.id", shown, _ALLOWED):
-        # Imported here: it costs a third of a second that built-in models and folders need not pay.
-        from huggingface_hub import hf_hub_download, snapshot_download
-
-        index = Path(hf_hub_download(model_id, _INDEX, revision=revision))
-        patterns = patterns_of_files(read_json(index), suffixes, checked=checked)
-        commit = index.parent.name  # a branch may move between the two calls
-        found = Path(snapshot_download(model_id, revision=commit, allow_patterns=patterns, ignore_patterns=_VARIANTS))
-        # Where the Hub does not list its files, it gives the folder that is there: with the index alone.
-        if patterns != [_INDEX] and not any(path.is_dir() for path in found.iterdir()):
-            raise OSError("it did not list the files of the model")
-        return found
-
-
-@contextmanager
-def _hub_errors(what: str, where: str, value: str, allowed: str) -> Iterator[None]:
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    from huggingface_hub.errors import HTTPError as NetworkError  # type: ignore[attr-defined]  # of its HTTP library
-
-    try:
-        yield
-    # What breaks off a download is the Hub's, of its HTTP library, or a RuntimeError of hf_xet.
-    except (HfHubHTTPError, NetworkError, HFValidationError, LocalEntryNotFoundError, OSError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if getattr(error, "filename", None):  # a file of this machine
-            reason += "; HF_HOME names the folder for models of the Hub"
-        raise ModelError(
-            f"{what}, and the Hub did not give it: {reason}", where=where, value=value, allowed=allowed
-        ) from None
 
 
 def in_any_home(folder: Path) -> Path:

@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from safetensors import SafetensorError
 
 from pipeline.errors import ModelError
 from pipeline.model.facts import ModelFacts, read_facts
@@ -22,6 +20,7 @@ from pipeline.model.trust import LIBRARIES, check_class, check_part
 from pipeline.model.vocabulary import require_vocabulary
 from pipeline.rendering.adapter import Adapter
 from pipeline.rendering.families import ADAPTERS
+from pipeline.rendering.loras import UNUSABLE, fuse_loras
 from pipeline.rendering.timetables import KeptConfiguration, ModelSchedulers
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -30,8 +29,6 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
 }
 
-_UNUSABLE = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)
-"""What the libraries raise for files that they cannot use, or cannot use here."""
 _TOKENIZER_LOGGERS = ("transformers.tokenization_utils_base",)
 _LEFT_OUT = {
     **dict.fromkeys(UNUSED_COMPONENTS),
@@ -107,7 +104,7 @@ def load_stock(
     with _quiet():
         stock = _from_folder(folder, facts, DTYPES[dtype])
         if loras:
-            _fuse(stock, loras)
+            fuse_loras(stock, loras)
         stock.to(device)
     stock.set_progress_bar_config(disable=True)
     for logger in (type(stock).__module__, *_TOKENIZER_LOGGERS):
@@ -137,7 +134,7 @@ def _from_folder(folder: Path, facts: ModelFacts, dtype: torch.dtype) -> Any:
         return stock_class.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, **{**parts, **left_out}
         )
-    except _UNUSABLE as error:
+    except UNUSABLE as error:
         raise ModelError(f"the model cannot be loaded: {error}", where=str(folder)) from error
 
 
@@ -145,29 +142,6 @@ def _part_names(stock_class: Any) -> list[str]:
     """Return the names of the parts that a stock pipeline is made of."""
     names: list[str] = sorted(stock_class._get_signature_keys(stock_class)[0])
     return names
-
-
-def _fuse(stock: Any, loras: Sequence[tuple[Path, float]]) -> None:
-    """Add low-rank weights to the weights they are for; nothing of them is left to compute at each step."""
-    names = [f"lora{number}" for number in range(len(loras))]
-    for name, (path, _) in zip(names, loras, strict=True):
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are meant
-                stock.load_lora_weights(
-                    path.parent,
-                    weight_name=path.name,
-                    adapter_name=name,
-                    use_safetensors=True,
-                    local_files_only=True,
-                )
-        except (*_UNUSABLE, KeyError, AttributeError) as error:
-            raise ModelError(f"the LoRA cannot be loaded: {error}", where=str(path)) from error
-        if not any(name in adapters for adapters in stock.get_list_adapters().values()):
-            raise ModelError("the LoRA has no weights for this model", where=str(path), value=type(stock).__name__)
-    stock.set_adapters(names, [weight for _, weight in loras])
-    stock.fuse_lora()
-    stock.unload_lora_weights()
 
 
 def _part_class(folder: Path, name: str, entry: list[Any]) -> type:
@@ -215,7 +189,7 @@ def load_part(where: Path, part_class: Any, dtype: torch.dtype) -> Any:
             output_loading_info=True,
             variant=variant,
         )
-    except _UNUSABLE as error:
+    except UNUSABLE as error:
         raise ModelError(f"the {where.name} cannot be loaded: {error}", where=str(where)) from error
     wanting = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind])
     if wanting:

@@ -273,6 +273,7 @@ def _hub(_: Path) -> str | None:
     with (
         patch.object(huggingface_hub, "snapshot_download", lambda name, **more: snapshot(f"hub/{name}", **more)),
         patch.object(huggingface_hub, "hf_hub_download", file),
+        patch.object(huggingface_hub, "list_repo_files", lambda *_, **__: ["style.safetensors"]),
     ):
         lora = LoraSource(lora_id="org/lora")
         pinned = ModelSource(model_id="org/model", revision="main", loras=(lora,)).pinned()

@@ -1,5 +1,8 @@
 """Low-rank weights, fused when the model is loaded."""
 
+import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from pipeline.errors import ModelError
 from pipeline.model.fingerprint import DigestCache, fingerprint
+from pipeline.model.lora import check_loras
 from pipeline.model.resolve import LoraSource
 from pipeline.rendering.renderer import load_renderer
 from pipeline.rendering.results import Rendered
@@ -69,11 +73,145 @@ def test_a_lora_is_a_file_or_a_folder_with_one(loras: list[Path], tmp_path: Path
             LoraSource(lora_id=named).file()
 
 
-def test_what_is_no_lora_of_this_model_is_refused(epsilon_folder: Path, tmp_path: Path) -> None:
-    strange = tmp_path / "strange.safetensors"
-    save_file({"weight": torch.zeros(2, 2)}, strange)
-    with pytest.raises(ModelError, match=r"LoRA.*"):
-        picture(epsilon_folder, [(strange, 1.0)])
-    strange.write_bytes(b"no safetensors")
-    with pytest.raises(ModelError, match=r"LoRA cannot be loaded"):
-        picture(epsilon_folder, [(strange, 1.0)])
+def keys_of(path: Path) -> dict[str, torch.Tensor]:
+    return dict(load_file(path))
+
+
+def as_kohya(path: Path, folder: Path, *, alpha: float) -> Path:
+    """The same LoRA as kohya's scripts save it."""
+    written = {}
+    for key, tensor in keys_of(path).items():
+        layer, _, kind = key.removeprefix("unet.").rpartition(".lora_")
+        name = f"lora_unet_{layer.replace('.', '_')}"
+        written[f"{name}.lora_{'down' if kind.startswith('A') else 'up'}.weight"] = tensor
+        written[f"{name}.alpha"] = torch.tensor(alpha)
+    save_file(written, folder / "kohya.safetensors")
+    return folder / "kohya.safetensors"
+
+
+def with_text_encoder(path: Path, folder: Path, *, prefix: str, dora: bool = False) -> Path:
+    """The LoRA with weights for the text encoder, as PEFT names them below ``prefix``."""
+    encoder = tiny_models.stable_diffusion().text_encoder
+    torch.manual_seed(3)
+    layers = ["q_proj", "v_proj"]
+    encoder.add_adapter(LoraConfig(r=2, target_modules=layers, init_lora_weights=False, use_dora=dora))
+    added = {f"{prefix}.{key}": tensor.detach() for key, tensor in get_peft_model_state_dict(encoder).items()}
+    save_file(keys_of(path) | added, folder / "encoder.safetensors")
+    return folder / "encoder.safetensors"
+
+
+def as_dora(path: Path, folder: Path) -> Path:
+    """A LoRA with magnitudes, as PEFT saves it."""
+    unet = tiny_models.stable_diffusion().unet
+    torch.manual_seed(4)
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k"], init_lora_weights=False, use_dora=True))
+    STOCK.save_lora_weights(folder, unet_lora_layers=get_peft_model_state_dict(unet), weight_name="dora.safetensors")
+    return folder / "dora.safetensors"
+
+
+FORMS: dict[str, Callable[[Path, Path], Path]] = {
+    "kohya": partial(as_kohya, alpha=1.0),
+    "text encoder": partial(with_text_encoder, prefix="text_encoder"),
+    "dora": as_dora,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_draws_what_stock_draws(epsilon_folder: Path, loras: list[Path], tmp_path: Path, form: str) -> None:
+    path = FORMS[form](loras[0], tmp_path)
+    check_loras([path], epsilon_folder)
+    stock = STOCK.from_pretrained(epsilon_folder)
+    stock.load_lora_weights(path.parent, weight_name=path.name)
+    options = {"width": 32, "height": 32, "num_inference_steps": 4, "generator": torch.Generator().manual_seed(1)}
+    expected = np.asarray(stock("a red cat", **options).images[0]).astype(int)
+    assert np.abs(picture(epsilon_folder, [(path, 1.0)]) - expected).max() <= 1
+    assert np.abs(picture(epsilon_folder, []) - expected).max() > 1
+
+
+def refused(path: Path, folder: Path, *, by_header: bool = True) -> list[str]:
+    """What is said of a LoRA before Ray starts, where its header tells, and by the loader."""
+    said = []
+    for look in ((lambda: check_loras([path], folder)), lambda: picture(folder, [(path, 1.0)])):
+        try:
+            look()
+        except ModelError as error:
+            said.append(str(error))
+    assert len(said) == 1 + by_header, said
+    return said
+
+
+def renamed(path: Path, folder: Path, change: Callable[[int, str], str]) -> Path:
+    """A LoRA whose keys have other names."""
+    keys = {change(number, key): tensor for number, (key, tensor) in enumerate(sorted(keys_of(path).items()))}
+    save_file(keys, folder / "renamed.safetensors")
+    return folder / "renamed.safetensors"
+
+
+@pytest.mark.parametrize("kept", [2, 0])
+def test_keys_that_fit_nothing_are_counted(epsilon_folder: Path, loras: list[Path], tmp_path: Path, kept: int) -> None:
+    path = renamed(loras[0], tmp_path, lambda number, key: key if number < kept else key.replace("attn", "attnx"))
+    total = len(keys_of(loras[0]))
+    for said in refused(path, epsilon_folder):
+        assert said.startswith(f"{kept} of {total} keys of this LoRA fit this model")
+        assert "attnx" in said
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_keys_in_other_forms_are_counted_too(epsilon_folder: Path, loras: list[Path], tmp_path: Path) -> None:
+    kohya = as_kohya(loras[0], tmp_path, alpha=1.0)
+    foreign = renamed(kohya, tmp_path, lambda _, key: key.replace("attn2", "attn3"))
+    by_header, by_loader = refused(foreign, epsilon_folder)
+    total = len(keys_of(kohya))
+    assert by_header.startswith(f"{total // 2} of {total} keys of this LoRA fit this model")
+    assert "attn3" in by_loader
+    second = with_text_encoder(loras[0], tmp_path, prefix="text_encoder_2")
+    (said,) = refused(second, epsilon_folder, by_header=False)
+    assert said.startswith(f"{len(keys_of(loras[0]))} of {len(keys_of(second))} keys of this LoRA fit this model")
+    (said,) = refused(renamed(loras[0], tmp_path, lambda _, key: f"prior.{key}"), epsilon_folder, by_header=False)
+    assert said.startswith(f"0 of {len(keys_of(loras[0]))} keys of this LoRA fit this model")
+
+
+def test_weights_of_another_shape_are_refused(epsilon_folder: Path, loras: list[Path], tmp_path: Path) -> None:
+    wide = {key: torch.cat([tensor, tensor], 1 if "lora_A" in key else 0) for key, tensor in keys_of(loras[0]).items()}
+    save_file(wide, tmp_path / "wide.safetensors")
+    assert all("another shape" in said for said in refused(tmp_path / "wide.safetensors", epsilon_folder))
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("lora_unet_x.hada_w1_a", "this file is a LoHa"),
+        ("lora_unet_x.lokr_w1", "this file is a LoKr"),
+        ("lora_unet_x.oft_blocks", "this file is an OFT"),
+        ("lora_unet_x.dora_scale", "this file is a DoRA in kohya's form"),
+        ("lora_unet_x.lora_mid.weight", "this file is a LoCon with Tucker"),
+        ("weight", "this file holds no LoRA: 0 of 1 keys"),
+    ],
+)
+def test_what_diffusers_cannot_load_is_named(epsilon_folder: Path, tmp_path: Path, key: str, says: str) -> None:
+    save_file({key: torch.zeros(2, 2)}, tmp_path / "strange.safetensors")
+    for said in refused(tmp_path / "strange.safetensors", epsilon_folder):
+        assert says in said
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"no safetensors", "not a safetensors file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "git-lfs pointer"),
+        (b"\x40" + b"\0" * 7 + b"{", "incomplete"),
+    ],
+)
+def test_a_file_that_is_no_lora_is_refused(epsilon_folder: Path, tmp_path: Path, body: bytes, says: str) -> None:
+    (tmp_path / "strange.safetensors").write_bytes(body)
+    for said in refused(tmp_path / "strange.safetensors", epsilon_folder):
+        assert says in said
+
+
+def test_a_class_that_takes_no_loras_says_so(loras: list[Path], tmp_path: Path) -> None:
+    folder = tiny_models.save(tiny_models.pixart(), tmp_path / "pixart")
+    change = json.loads((folder / "scheduler/scheduler_config.json").read_text()) | {"lambda_min_clipped": -5.1}
+    (folder / "scheduler/scheduler_config.json").write_text(json.dumps(change))
+    for said in refused(loras[0], folder):
+        assert said.startswith("a PixArtAlphaPipeline takes no LoRAs")
