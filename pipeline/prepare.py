@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.config import Job
 from pipeline.errors import JobFileError, ModelError, RunMismatchError
 from pipeline.identity import RunConstants
+from pipeline.manifest.apart import check_apart
 from pipeline.manifest.blocklist import read_blocklist
 from pipeline.manifest.check import CheckResult, rejection_error
 from pipeline.manifest.open import Manifest, Split, open_manifest
@@ -20,6 +21,7 @@ from pipeline.manifest.read import Batch, read_rows
 from pipeline.manifest.rules import RowRules
 from pipeline.manifest.survey import OwnValues, Survey
 from pipeline.manifest.verdicts import RejectedRow
+from pipeline.manifest.wide_seeds import sweep_warnings
 from pipeline.model.facts import ModelFacts, read_facts
 from pipeline.model.files import has_checker
 from pipeline.model.own_scheduler import otherwise_read
@@ -66,6 +68,7 @@ class Prepared:
             *self.manifest.warnings,
             *self.model.own_scheduler.warnings,
             *self.prompt_warnings,
+            *sweep_warnings(self.axes.seeds),
             *self.no_effect.sentences(),
         )
         return (*said, *_daily(self.job))
@@ -140,6 +143,7 @@ def prepare(job: Job, *, skip_bad_rows: bool = False, cache_folder: Path | None 
         blocklist=read_blocklist(job.prompts.blocklist, s3_settings(job)) if job.prompts.blocklist else None,
     )
     manifest = open_manifest(job.manifest, columns=job.manifest_columns, rules=rules, s3=s3_settings(job))
+    check_apart(manifest, job.output.uri)
     rejections = _Rejections(manifest, axes, model)
     windows = Windows(folder, model)
     counted = count(rejections.watch, axes, model.family, windows.cut)

@@ -19,11 +19,13 @@ from pipeline.errors import JobFileError
 
 T = TypeVar("T", int, float)
 
-MAX_SEED = 2**32 - 1
+MAX_SEED = 2**64 - 1
+"""The largest seed that a generator of torch takes as it is; larger ones overflow."""
 MAX_STEPS = 1000
 MAX_GUIDANCE = 1000.0
 MAX_SIDE_PX = 8192
 MAX_AXIS_VALUES = 100_000
+_FEW_DIGITS = 2**32
 
 _RANGE = re.compile(r"\s*(-?[\d.]+)\s*-\s*(-?[\d.]+)\s*(?:\(\s*\+\s*([\d.]+)\s*\))?\s*")
 _SIZE = re.compile(r"\s*(\d{1,9})\s*x\s*(\d{1,9})\s*", re.ASCII | re.IGNORECASE)
@@ -33,7 +35,7 @@ _RANGES_ALLOWED = (
 
 
 def parse_seeds(given: Any) -> tuple[int, ...]:
-    """Seeds 0 .. 2**32 - 1."""
+    """Seeds 0 .. 2**64 - 1."""
     if isinstance(given, Mapping) and "random" in given:
         return _random_seeds(given)
     return _numbers(given, "sweep.seeds", _seed)
@@ -103,12 +105,15 @@ def _spaced(given: Mapping[str, Any], where: str) -> list[int | float]:
         raise _axis_error(where, dict(given), allowed)
     if not all(_is_number(value) and abs(value) <= MAX_SEED for value in given.values()):
         raise _axis_error(where, dict(given), f"{allowed}, all numbers of at most {MAX_SEED}")
+    given = {name: _whole_if_equal(value) for name, value in given.items()}
     start, stop = given["start"], given["stop"]
     if "num" in given:
         return _evenly(start, stop, given["num"], where)
     step = given["step"]
     if step <= 0 or stop < start or (stop - start) / step >= MAX_AXIS_VALUES:
         raise _axis_error(where, dict(given), f"start <= stop, step > 0, at most {MAX_AXIS_VALUES} values")
+    if _is_whole(start) and _is_whole(stop) and _is_whole(step):
+        return list(range(start, stop + 1, step))
     # Multiples of the step, not a running sum, which would drift; the slack admits a stop that is one of them.
     count = math.floor((stop - start) / step + 1e-9) + 1
     return [_tidy(start + index * step) for index in range(count)]
@@ -123,18 +128,28 @@ def _is_whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _evenly(start: float, stop: float, num: Any, where: str) -> list[int | float]:
+def _evenly(start: int | float, stop: int | float, num: Any, where: str) -> list[int | float]:
     if not _is_whole(num) or not 1 <= num <= MAX_AXIS_VALUES or (num == 1 and start != stop):
         raise _axis_error(where, num, f"num: a whole number from 2 to {MAX_AXIS_VALUES}")
     if num == 1:
         return [start]
-    return [_tidy(start + (stop - start) * index / (num - 1)) for index in range(num)]
+    return [_between(start, stop, index, num - 1) for index in range(num)]
+
+
+def _between(start: int | float, stop: int | float, index: int, last: int) -> int | float:
+    """Return value ``index`` of ``last`` even steps; whole numbers stay exact, however large."""
+    if _is_whole(start) and _is_whole(stop) and (stop - start) * index % last == 0:
+        return start + (stop - start) * index // last
+    return _tidy(start + (stop - start) * index / last)
 
 
 def _tidy(value: float) -> int | float:
-    """0.1 + 0.2 is written 0.3: twelve significant digits, whole numbers as int."""
-    value = float(f"{value:.12g}")
-    return int(value) if value.is_integer() else value
+    """0.1 + 0.2 is written 0.3: twelve significant digits, whole numbers as int; seeds may have more digits."""
+    return _whole_if_equal(float(f"{value:.12g}") if abs(value) < _FEW_DIGITS else value)
+
+
+def _whole_if_equal(value: int | float) -> int | float:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _random_seeds(given: Mapping[str, Any]) -> tuple[int, ...]:

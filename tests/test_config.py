@@ -66,7 +66,7 @@ def test_bad_files(tmp_path: Path, text: str, says: str) -> None:
         ("sweep.sizes=²x8", "sweep.sizes", "[width, height] in px"),
         ("sweep.sizes=[true, 128]", "sweep.sizes", "[width, height] in px"),
         ("sweep.seeds={random: true}", "sweep.seeds", "a whole number"),
-        (f"sweep.seeds=0-{'9' * 400}", "sweep.seeds", "at most 4294967295"),
+        (f"sweep.seeds=0-{'9' * 400}", "sweep.seeds", "at most 18446744073709551615"),
         (f"sweep.seeds=0x{'f' * 5000}", "sweep.seeds", "a whole number"),
         ("sweep=3", "sweep", "a mapping with the keys seeds"),
         ("model.call={a: [1]}", "model.call", "a mapping of names"),

@@ -25,6 +25,11 @@ from pipeline.sweep import parse_guidance_scales, parse_num_inference_steps, par
         ("0-99 (+50)", (0, 50)),
         ({"start": 0, "stop": 6, "step": 3}, (0, 3, 6)),
         ({"start": 0, "stop": 10, "num": 3}, (0, 5, 10)),
+        (2**64 - 1, (2**64 - 1,)),
+        (f"{2**53}-{2**53 + 3}", tuple(range(2**53, 2**53 + 4))),
+        (f"{2**64 - 3}-{2**64 - 1} (+2)", (2**64 - 3, 2**64 - 1)),
+        ({"start": 1, "stop": 2**63 + 1, "num": 3}, (1, 2**62 + 1, 2**63 + 1)),
+        ({"start": 1234567890123.0, "stop": 1234567890125.0, "step": 1}, tuple(range(1234567890123, 1234567890126))),
     ],
 )
 def test_seeds(given: Any, expected: tuple[int, ...]) -> None:
@@ -48,7 +53,8 @@ def test_numbers_do_not_drift() -> None:
     ("parse", "bad"),
     [
         (parse_seeds, -1),
-        (parse_seeds, 2**32),
+        (parse_seeds, 2**64),
+        (parse_seeds, {"start": 1e13 + 0.5, "stop": 1e13 + 3, "step": 0.5}),
         (parse_seeds, 1.5),
         (parse_seeds, True),
         (parse_seeds, []),

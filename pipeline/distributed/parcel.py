@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.config import Job
 from pipeline.errors import InputError, JobFileError, ModelError
-from pipeline.manifest.open import find_files
+from pipeline.manifest.find import find_files
 from pipeline.model.resolve import BUILT_IN
 from pipeline.output.layout import RUN_KEY
 from pipeline.storage.s3_settings import S3Settings
@@ -114,9 +114,9 @@ def _manifest_files(uri: str) -> Iterator[str]:
     if Path(uri).is_file():
         yield uri
         return
-    store, keys = find_files(uri, S3Settings())
-    above = os.path.relpath(store.uri)
-    yield from (os.path.join(above, key) for key in keys)
+    found = find_files(uri, S3Settings())
+    above = os.path.relpath(found.store.uri)
+    yield from (os.path.join(above, key) for key in found.keys)
 
 
 def _block_list(name: str) -> Path:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import OutputError, StoreError
 from pipeline.export.committed import Committed, Row
+from pipeline.output.layout import EXPORT_MARK
 from pipeline.output.local_disk import EXPORTING, local_disk, temporary_file
 from pipeline.output.parallel import in_parallel
 from pipeline.storage.base import ObjectStore
@@ -18,6 +19,7 @@ from pipeline.storage.base import ObjectStore
 Progress = Callable[[int], None]
 """Gets the number of images that are exported."""
 _GROUP_ROWS = 4096
+_MARK = {EXPORT_MARK: b"true"}
 
 
 def require_empty(destination: ObjectStore) -> None:
@@ -55,12 +57,12 @@ def put_images(
 
 
 class TableFile:
-    """A Parquet file written row by row. Use as a context."""
+    """A Parquet file written row by row, marked so that no folder of prompts takes it for one. Use as a context."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema, self._held = schema, list[Mapping[str, Any]]()
         self._file = temporary_file(EXPORTING)
-        self._writer = pq.ParquetWriter(self._file, schema, compression="zstd")
+        self._writer = pq.ParquetWriter(self._file, schema.with_metadata(_MARK), compression="zstd")
 
     def __enter__(self) -> "TableFile":
         return self

@@ -31,22 +31,11 @@ def _plain_nested(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def merged(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """The plain type that holds both without changing a value, None if there is none.
-
-    Only "nothing but nulls" gives way, as pandas writes it for a column without values; numbers are never widened.
-    """
-    if one == other or t.is_null(other):
-        return one
-    if t.is_null(one):
-        return other
-    if t.is_list(one) and t.is_list(other):
-        inner = merged(one.value_type, other.value_type)
-        return None if inner is None else pa.list_(inner)
-    if t.is_struct(one) and t.is_struct(other) and [f.name for f in one] == [f.name for f in other]:
-        inners = [merged(mine.type, theirs.type) for mine, theirs in zip(one, other, strict=True)]
-        return None if None in inners else pa.struct(list(zip([f.name for f in one], inners, strict=True)))
-    return None
+def as_plain(column: pa.Array) -> pa.Array:
+    """Return the same values as their plain type."""
+    if "list_view" in str(column.type):  # pyarrow 26 makes broken lists of them
+        return pa.array(column.to_pylist(), plain(column.type))
+    return column.cast(plain(column.type))
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -56,26 +45,26 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def holds_text(kind: pa.DataType) -> bool:
+    """Floating too: pandas writes a column without values so; the cells are looked at one by one."""
     kind = plain(kind)
-    return bool(t.is_string(kind) or t.is_null(kind))
+    return bool(t.is_string(kind) or t.is_floating(kind) or t.is_null(kind))
 
 
 def holds_names(kind: pa.DataType) -> bool:
-    return holds_text(kind) or bool(t.is_integer(plain(kind)))
-
-
-def holds_whole_numbers(kind: pa.DataType) -> bool:
-    """Floating too: pandas turns whole numbers with a null into floats; the cells are looked at one by one."""
     kind = plain(kind)
-    return bool(t.is_integer(kind) or t.is_floating(kind) or t.is_null(kind))
+    checks = (t.is_boolean, t.is_date, t.is_time, t.is_timestamp, t.is_binary, t.is_fixed_size_binary)
+    return holds_numbers(kind) or any(check(kind) for check in checks) or isinstance(kind, pa.UuidType)
 
 
 def holds_numbers(kind: pa.DataType) -> bool:
-    return holds_whole_numbers(kind) or bool(t.is_decimal(plain(kind)))
+    """Text too, and floating for whole numbers, as pandas writes those with nulls; the cells are looked at one by one.
 
-
-def holds_lists_of_whole_numbers(kind: pa.DataType) -> bool:
+    Booleans, dates and durations are no numbers, though they are stored as such.
+    """
     kind = plain(kind)
-    if not is_list(kind):
-        return bool(t.is_null(kind))
-    return bool(t.is_integer(kind.value_type) or t.is_null(kind.value_type))
+    return any(check(kind) for check in (t.is_integer, t.is_floating, t.is_decimal, t.is_string, t.is_null))
+
+
+def holds_lists_of_numbers(kind: pa.DataType) -> bool:
+    kind = plain(kind)
+    return holds_numbers(kind.value_type) if is_list(kind) else bool(t.is_null(kind))

@@ -5,12 +5,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.types as t
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.manifest import arrow_types
+from pipeline.manifest import numbers as numbers_in
 from pipeline.manifest.blocklist import Blocklist
+from pipeline.manifest.names import as_names
+from pipeline.manifest.numbers import mask_of
 from pipeline.manifest.rules import RowRules
 from pipeline.manifest.verdicts import Fault, Verdicts
+from pipeline.output.extras import converted
 from pipeline.samplers import scheduler_named
 from pipeline.schedulers import scheduler_of
 
@@ -19,13 +25,19 @@ _SEEDS = pa.list_(pa.uint64())
 
 
 def text(column: pa.Array, name: str, verdicts: Verdicts, *, required: bool = False) -> pa.Array:
-    """Strings without NUL; blank becomes null, or is refused where the column is required."""
-    column = _valid_utf8(_decoded(column), name, verdicts)
-    has_nul = _mask(pc.match_substring(column, "\0"))
+    """Return strings without NUL; blank becomes null, or is refused where the column is required.
+
+    A column of floats stands for one without values, which pandas writes so; any number in it is refused.
+    """
+    column = _decoded(column)
+    if t.is_floating(column.type):
+        column = _no_texts(column, name, verdicts)
+    column = _valid_utf8(column, name, verdicts)
+    has_nul = mask_of(pc.match_substring(column, "\0"))
     verdicts.reject(has_nul, Fault(column=name, reason="NUL character", allowed="text without NUL", values=column))
-    blank = _mask(pc.equal(pc.utf8_trim_whitespace(column), ""))
+    blank = mask_of(pc.equal(pc.utf8_trim_whitespace(column), ""))
     if required:
-        missing = _mask(pc.is_null(column))
+        missing = mask_of(pc.is_null(column))
         verdicts.reject(missing, Fault(column=name, reason=f"null {name}", allowed=_BLANK_ALLOWED, values=column))
         verdicts.reject(blank, Fault(column=name, reason=f"blank {name}", allowed=_BLANK_ALLOWED, values=column))
     return pc.if_else(pa.array(blank), pa.scalar(None, pa.string()), column)
@@ -43,55 +55,47 @@ def blocked(column: pa.Array, name: str, verdicts: Verdicts, blocklist: Blocklis
 
 
 def names(column: pa.Array, name: str, verdicts: Verdicts) -> pa.Array:
-    """Strings or integers, as strings."""
-    if pa.types.is_integer(column.type):
-        return column.cast(pa.string())
+    """Return ids of any plain type as strings."""
+    column = _decoded(column)
+    if not t.is_string(column.type):
+        column = as_names(column, name, verdicts)
     return text(column, name, verdicts)
 
 
 def whole_numbers(
     column: pa.Array, name: str, verdicts: Verdicts, low: int, high: int, kind: pa.DataType, divisor: int = 1
 ) -> pa.Array:
-    """Integers, or floats that are whole, within ``low .. high`` and multiples of ``divisor``; NaN is null."""
+    """Return whole numbers within ``low .. high`` that are multiples of ``divisor``; NaN and blank text are null."""
+    column = _numeric(column, name, verdicts)
+    found = numbers_in.whole_numbers(column, low, high)
     allowed = f"a whole number from {low} to {high}" + (f" that divides by {divisor}" if divisor > 1 else "")
-    column = _decoded(column)
-    numbers = _floats(column)
-    missing = np.isnan(numbers) if pa.types.is_floating(column.type) else _mask(pc.is_null(column))
-    with np.errstate(invalid="ignore"):
-        fractional = ~missing & (numbers != np.floor(numbers))
-        outside = ~missing & ((numbers < low) | (numbers > high))
-        uneven = ~missing & ~outside & (np.mod(numbers, divisor) != 0)
-    for bad, reason in ((fractional, "not a whole number"), (outside, "out of range"), (uneven, "does not divide")):
-        verdicts.reject(bad, Fault(column=name, reason=reason, allowed=allowed, values=column))
-    usable = ~(missing | fractional | outside)
-    if pa.types.is_integer(column.type):
-        return pc.if_else(pa.array(usable), column, None).cast(kind)
-    return pa.array(np.where(usable, numbers, 0).astype(np.int64), mask=~usable).cast(kind)
+    for bad, fault in found.faults(column, name, allowed):
+        verdicts.reject(bad, fault)
+    uneven = found.usable & (np.mod(found.values, divisor) != 0)
+    verdicts.reject(uneven, Fault(column=name, reason="does not divide", allowed=allowed, values=column))
+    return pa.array(found.values, mask=~found.usable).cast(kind)
 
 
 def numbers(column: pa.Array, name: str, verdicts: Verdicts, high: float) -> pa.Array:
-    """Finite numbers from 0 to ``high``. NaN is refused: in a column of numbers it is a broken one, null is absent."""
-    column = _decoded(column)
-    values = _floats(column)
-    missing = _mask(pc.is_null(column))
-    not_finite = ~missing & ~np.isfinite(values)
-    with np.errstate(invalid="ignore"):
-        outside = ~missing & ~not_finite & ((values < 0) | (values > high))
-    allowed = f"a number from 0 to {high:g}"
-    verdicts.reject(not_finite, Fault(column=name, reason="not finite", allowed=allowed, values=column))
-    verdicts.reject(outside, Fault(column=name, reason="out of range", allowed=allowed, values=column))
-    return pa.array(values, pa.float64(), mask=missing | not_finite | outside)
+    """Return finite numbers from 0 to ``high``; NaN and blank text are null."""
+    column = _numeric(column, name, verdicts)
+    found = numbers_in.real_numbers(column, high)
+    for bad, fault in found.faults(column, name, f"a number from 0 to {high:g}"):
+        verdicts.reject(bad, fault)
+    return pa.array(found.values, pa.float64(), mask=~found.usable)
 
 
 def seed_lists(column: pa.Array, name: str, verdicts: Verdicts, high: int) -> pa.Array:
     """Lists of distinct seeds; null keeps the sweep's."""
-    if pa.types.is_null(column.type):
+    if t.is_null(column.type):
         return column.cast(_SEEDS)
+    column = untouched(column, name, verdicts, arrow_types.plain(column.type))
     lengths = pc.list_value_length(column).fill_null(-1).to_numpy(zero_copy_only=False)
     rows = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
-    seeds, present = _integers(pc.list_flatten(column))
+    found = numbers_in.whole_numbers(pc.list_flatten(column), 0, high)
+    seeds = found.values
     bad = lengths == 0
-    bad[rows[~present | (seeds < 0) | (seeds > high)]] = True
+    bad[rows[~found.usable]] = True
     allowed = f"a list of whole numbers from 0 to {high}, not empty, without null"
     verdicts.reject(bad, Fault(column=name, reason="unusable seeds", allowed=allowed, values=column))
     kept = _first_times(rows, seeds) & ~bad[rows]
@@ -101,7 +105,7 @@ def seed_lists(column: pa.Array, name: str, verdicts: Verdicts, high: int) -> pa
 def single_seeds(column: pa.Array, name: str, verdicts: Verdicts, high: int) -> pa.Array:
     """One seed a row, as lists of one."""
     seeds = whole_numbers(column, name, verdicts, 0, high, pa.uint64())
-    present = _mask(pc.is_valid(seeds))
+    present = mask_of(pc.is_valid(seeds))
     return _lists(np.flatnonzero(present), seeds.drop_null().to_numpy(), present)
 
 
@@ -110,7 +114,7 @@ def schedulers(column: pa.Array, name: str, verdicts: Verdicts, rules: RowRules)
     encoded = text(column, name, verdicts).dictionary_encode()
     texts = [_canonical(given, rules) for given in encoded.dictionary.to_pylist()]
     known = pa.array(texts, pa.string()).take(encoded.indices)
-    unknown = _mask(pc.is_null(known)) & ~_mask(pc.is_null(encoded))
+    unknown = mask_of(pc.is_null(known)) & ~mask_of(pc.is_null(encoded))
     allowed = (
         _of_other_programs(encoded.dictionary.to_pylist(), rules)
         + ", ".join(sorted(rules.schedulers))
@@ -138,13 +142,13 @@ def _canonical(given: str, rules: RowRules) -> str | None:
 
 def sides_together(width: pa.Array, height: pa.Array, name: str, verdicts: Verdicts) -> None:
     """A row has both or neither."""
-    alone = _mask(pc.is_null(width)) != _mask(pc.is_null(height))
+    alone = mask_of(pc.is_null(width)) != mask_of(pc.is_null(height))
     verdicts.reject(alone, Fault(column=name, reason="width or height alone", allowed="both, or neither", values=width))
 
 
 def untouched(column: pa.Array, name: str, verdicts: Verdicts, kind: pa.DataType) -> pa.Array:
     """An extra column as it is, but for rows with broken text anywhere in them, which nobody could read back."""
-    if pa.types.is_dictionary(column.type):
+    if t.is_dictionary(column.type):
         column = column.dictionary_decode()
     try:
         column.validate(full=True)
@@ -152,15 +156,7 @@ def untouched(column: pa.Array, name: str, verdicts: Verdicts, kind: pa.DataType
         broken = np.array([not _is_valid(column.take([row])) for row in range(len(column))], np.bool_)
         verdicts.reject(broken, Fault(column=name, reason="not UTF-8", allowed="text in UTF-8", values=None))
         column = column.take(pa.array(np.arange(len(column)), mask=broken))
-    if "list_view" in str(column.type):  # pyarrow 26 makes broken lists of them
-        return pa.array(column.to_pylist(), kind)
-    return column.cast(kind)
-
-
-def _integers(column: pa.Array) -> tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]:
-    """The values, 0 for null, and which are not null."""
-    column = column.cast(pa.int64()) if pa.types.is_null(column.type) else column
-    return column.fill_null(0).to_numpy(zero_copy_only=False), _mask(pc.is_valid(column))
+    return converted(arrow_types.as_plain(column), kind)
 
 
 def _first_times(rows: NDArray[np.integer[Any]], seeds: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
@@ -182,11 +178,23 @@ def _lists(rows: NDArray[np.integer[Any]], seeds: NDArray[np.integer[Any]], pres
 
 def _decoded(column: pa.Array) -> pa.Array:
     """Without dictionaries, views and large offsets; a column of nothing but nulls counts as text."""
-    if pa.types.is_dictionary(column.type):
+    if t.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type) or pa.types.is_null(column.type):
+    if t.is_large_string(column.type) or t.is_string_view(column.type) or t.is_null(column.type):
         return column.cast(pa.string())
     return column
+
+
+def _numeric(column: pa.Array, name: str, verdicts: Verdicts) -> pa.Array:
+    """Return the column decoded; broken text in it refuses its row."""
+    column = _decoded(column)
+    return _valid_utf8(column, name, verdicts) if t.is_string(column.type) else column
+
+
+def _no_texts(column: pa.Array, name: str, verdicts: Verdicts) -> pa.Array:
+    numbers = ~np.isnan(numbers_in.as_floats(column))
+    verdicts.reject(numbers, Fault(column=name, reason="not a text", allowed="a text", values=column))
+    return pa.nulls(len(column), pa.string())
 
 
 def _valid_utf8(column: pa.Array, name: str, verdicts: Verdicts) -> pa.Array:
@@ -217,16 +225,3 @@ def _is_utf8(cell: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _floats(column: pa.Array) -> NDArray[np.float64]:
-    """As floats; null becomes NaN. Exact for whole numbers up to 2**53, more than any limit here."""
-    if pa.types.is_string(column.type):  # nothing but nulls
-        return np.full(len(column), np.nan)
-    values: NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    return values.astype(np.float64)
-
-
-def _mask(mask: pa.Array) -> NDArray[np.bool_]:
-    filled: NDArray[np.bool_] = pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
-    return filled

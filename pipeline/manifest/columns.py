@@ -24,24 +24,25 @@ class Accepted:
 
 
 _TEXT = Accepted(arrow_types.holds_text, "string, large_string, string_view or a dictionary of strings")
-_NAMES = Accepted(arrow_types.holds_names, "a string or an integer type")
-_WHOLE = Accepted(arrow_types.holds_whole_numbers, "an integer type, or a floating type whose values are whole numbers")
-_NUMBER = Accepted(arrow_types.holds_numbers, "an integer, floating or decimal type")
+_NAMES = Accepted(
+    arrow_types.holds_names, "a string, integer, floating, decimal, boolean, date, time, UUID or binary type"
+)
+_NUMBER = Accepted(arrow_types.holds_numbers, "an integer, floating or decimal type, or strings of numbers")
 _LIST = Accepted(
-    arrow_types.holds_lists_of_whole_numbers, "a list of integers; one seed per row goes into a column `seed`"
+    arrow_types.holds_lists_of_numbers, "a list of whole numbers; one seed per row goes into a column `seed`"
 )
 
 COLUMNS: Mapping[str, Accepted] = {
     "prompt": _TEXT,
     "prompt_id": _NAMES,
     "negative_prompt": _TEXT,
-    "seed": _WHOLE,
+    "seed": _NUMBER,
     "seeds": _LIST,
     "guidance_scale": _NUMBER,
-    "num_inference_steps": _WHOLE,
+    "num_inference_steps": _NUMBER,
     "scheduler": _TEXT,
-    "width": _WHOLE,
-    "height": _WHOLE,
+    "width": _NUMBER,
+    "height": _NUMBER,
 }
 """What a manifest file may have, by our names."""
 

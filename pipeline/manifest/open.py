@@ -1,15 +1,13 @@
 """Find a manifest's files and check everything that can be known without reading a row."""
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
-from pipeline.errors import InputError, ManifestError, StoreError
+from pipeline.errors import ManifestError, StoreError
 from pipeline.manifest import arrow_types
 from pipeline.manifest.advice import building_advice
 from pipeline.manifest.columns import (
@@ -23,16 +21,15 @@ from pipeline.manifest.columns import (
     match_columns,
     near_name_warnings,
 )
+from pipeline.manifest.find import Found, find_files
+from pipeline.manifest.partitions import Stated, partition_warnings, stated_columns
 from pipeline.manifest.rules import RowRules
+from pipeline.manifest.uniting import READERS, settled_type
+from pipeline.output.layout import EXPORT_MARK
 from pipeline.parquet import ParquetReader
 from pipeline.readable import form_warnings
 from pipeline.storage.base import ObjectStore
-from pipeline.storage.location import open_parent, open_store
 from pipeline.storage.s3_settings import S3Settings
-
-_WILDCARDS = "*?["
-_READERS = 16
-"""Footers read at a time: in a store far away each is a wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +42,8 @@ class ManifestFile:
     """Ours → theirs."""
     extras: Mapping[str, str]
     """The name in the metadata → theirs."""
+    stated: Mapping[str, str | None]
+    """Columns of theirs that the folders' names state, each with the text of all rows."""
     row_groups: tuple[int, ...]
     """Rows of each row group."""
     first_row: int
@@ -99,7 +98,7 @@ def runs(row_groups: Sequence[int], max_rows: int) -> Iterator[range]:
 
 
 def open_manifest(uri: str, *, columns: ColumnMapping, rules: RowRules, s3: S3Settings) -> Manifest:
-    """A Parquet file, a directory of them, or a glob with ``*``, ``?``, ``[]`` and ``**``; local or s3://.
+    """Open a Parquet file, a directory of them, or a glob with ``*``, ``?``, ``[]`` and ``**``; local or s3://.
 
     What is there under exactly this name comes before a glob.
 
@@ -107,109 +106,120 @@ def open_manifest(uri: str, *, columns: ColumnMapping, rules: RowRules, s3: S3Se
     """
     mapping = checked_mapping(columns)
     try:
-        store, keys = find_files(uri, s3)
-        with ThreadPoolExecutor(_READERS) as pool:
-            footers = dict(zip(keys, pool.map(partial(_footer, store), keys), strict=True))
+        found = find_files(uri, s3)
+        footers = _of_prompts(uri, found)
+        described = _described(footers, mapping, rules.reserved)
+        check_mapped_exist(
+            mapping, dict.fromkeys(name for file in described.values() for name in file.schema.names), uri
+        )
+        alike = {file.schema: _matched(file.schema, mapping, rules, key) for key, file in _alike(described).items()}
+        files = tuple(_files(footers, described, alike))
+        extra_schema = _extra_schema(found.store, files, described)
     except StoreError as error:
         raise ManifestError(f"the manifest cannot be read: {error}", where="manifest", value=uri) from None
-    check_mapped_exist(mapping, (name for schema, _ in footers.values() for name in schema.names), uri)
-    files: list[ManifestFile] = []
-    all_matched: list[Matched] = []
-    extras: dict[str, tuple[pa.DataType, str]] = {}
-    first_row = 0
-    for key, (schema, groups) in footers.items():
-        matched = match_columns(schema.names, mapping, key)
-        check_types(matched.settings, schema, key)
-        check_reserved(matched.extras, rules.reserved, key)
-        _merge_extras(extras, schema, matched, key)
-        all_matched.append(matched)
-        files.append(
-            ManifestFile(
-                key=key,
-                name=key,
-                columns=matched.settings,
-                extras=matched.extras,
-                row_groups=groups,
-                first_row=first_row,
-            )
-        )
-        first_row += sum(groups)
-    for name, (kind, key) in extras.items():
-        check_storable(name, kind, key)
-    extra_schema = pa.schema([(name, kind) for name, (kind, _) in extras.items()])
+    stated = partition_warnings(file.stated for file in described.values())
     return Manifest(
-        store=store,
-        files=tuple(files),
+        store=found.store,
+        files=files,
         rules=rules,
         extra_schema=extra_schema,
-        warnings=(*near_name_warnings(all_matched, mapping), *form_warnings(extra_schema)),
+        warnings=(
+            *found.warnings,
+            *stated,
+            *near_name_warnings(alike.values(), mapping),
+            *form_warnings(extra_schema),
+        ),
     )
 
 
-def find_files(uri: str, s3: S3Settings) -> tuple[ObjectStore, list[str]]:
-    """The files of a manifest, unopened: a store and their keys there. ``ManifestError`` when there are none."""
-    try:
-        named = _named(uri, s3)
-        if named is not None:
-            return named
-        if any(sign in uri for sign in _WILDCARDS):
-            return _glob(uri, s3)
-    except InputError as error:
-        raise ManifestError(error.what, where="manifest", value=uri, allowed=error.allowed) from None
-    empty = "://" not in uri and Path(uri).expanduser().is_dir()
-    what = "the manifest directory holds no Parquet file" if empty else "there is no such manifest"
-    raise ManifestError(what, where="manifest", value=uri, allowed="a Parquet file, a directory of them, or a glob")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Footer:
+    schema: pa.Schema
+    row_groups: tuple[int, ...]
+    is_export: bool
+    """Whether it is a table of one of Darkroom's exports."""
 
 
-def _named(uri: str, s3: S3Settings) -> tuple[ObjectStore, list[str]] | None:
-    """The file or the directory of exactly this name. A file first: reading one may be allowed where listing is not.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Described:
+    """The columns of one file."""
 
-    This is the first contact with a store: one that cannot be reached is told about in seconds.
-    """
-    try:
-        parent, key = open_parent(uri, s3.impatient())
-        if parent.head(key) is not None:
-            return open_parent(uri, s3)[0], [key]
-    except (InputError, ValueError):  # no object can have this name, but a directory: "..", "s3://bucket"
-        pass
-    listed = open_store(uri, s3.impatient()).list()
-    keys = [info.key for info in listed if info.key.endswith(".parquet")]
-    return (open_store(uri, s3), keys) if keys else None
+    schema: pa.Schema
+    """With those that its folders state."""
+    stated: Stated
 
 
-def _glob(uri: str, s3: S3Settings) -> tuple[ObjectStore, list[str]]:
-    fixed, pattern = _cut_at_wildcard(uri)
-    store = open_store(fixed or ".", s3)
-    patterns = [segment for segment in pattern.split("/") if segment not in ("", ".")]
-    listed = store.list(re.split(r"[*?\[]", pattern, maxsplit=1)[0])
-    keys = [info.key for info in listed if _matches(info.key.split("/"), patterns)]
-    if not keys:
-        raise ManifestError("no file matches the manifest's pattern", where="manifest", value=uri)
-    return store, keys
+def _of_prompts(uri: str, found: Found) -> dict[str, _Footer]:
+    """The footers of the files by key; of a folder or a glob without the tables of exports."""
+    with ThreadPoolExecutor(READERS) as pool:
+        footers = dict(zip(found.keys, pool.map(partial(_footer, found.store), found.keys), strict=True))
+    if found.is_named:
+        return footers
+    kept = {key: footer for key, footer in footers.items() if not footer.is_export}
+    if not kept:
+        raise ManifestError(
+            "every Parquet file here is a table of an export of Darkroom",
+            where="manifest",
+            value=uri,
+            allowed="the folder of prompts, or the name of one of these files",
+        )
+    return kept
 
 
-def _cut_at_wildcard(uri: str) -> tuple[str, str]:
-    """The directory before the first wildcard, and the pattern below it."""
-    segments = uri.split("/")
-    first = next(number for number, segment in enumerate(segments) if any(sign in segment for sign in _WILDCARDS))
-    fixed = "/".join(segments[:first])
-    return fixed or ("/" if uri.startswith("/") else ""), "/".join(segments[first:])
+def _described(
+    footers: Mapping[str, _Footer], mapping: ColumnMapping, reserved: frozenset[str]
+) -> dict[str, _Described]:
+    """Every file's columns; a file without rows has no types and states nothing, unless no file has rows."""
+    with_rows = {key: footer for key, footer in footers.items() if any(footer.row_groups)} or footers
+    described = {}
+    for key, footer in with_rows.items():
+        stated = stated_columns(key, footer.schema.names, mapping, reserved)
+        more = [pa.field(name, pa.string()) for name in stated.used]
+        described[key] = _Described(schema=pa.schema([*footer.schema, *more]), stated=stated)
+    return described
 
 
-def _matches(names: list[str], patterns: list[str]) -> bool:
-    if not patterns:
-        return not names
-    if patterns[0] == "**":
-        return any(_matches(names[skip:], patterns[1:]) for skip in range(len(names) + 1))
-    return bool(names) and PurePosixPath(names[0]).match(patterns[0]) and _matches(names[1:], patterns[1:])
+def _alike(described: Mapping[str, _Described]) -> dict[str, _Described]:
+    """The first file of every schema: of one writer's files, however many, there is one."""
+    first = dict[pa.Schema, str]()
+    for key, file in described.items():
+        first.setdefault(file.schema, key)
+    return {key: described[key] for key in first.values()}
 
 
-def _footer(store: ObjectStore, key: str) -> tuple[pa.Schema, tuple[int, ...]]:
-    """The schema of a file and the rows of each row group."""
+def _files(
+    footers: Mapping[str, _Footer], described: Mapping[str, _Described], alike: Mapping[pa.Schema, Matched]
+) -> Iterator[ManifestFile]:
+    first_row = 0
+    for key, footer in footers.items():
+        file = described.get(key)
+        matched = alike[file.schema] if file else Matched(settings={}, extras={})
+        yield ManifestFile(
+            key=key,
+            name=key,
+            columns=matched.settings,
+            extras=matched.extras,
+            stated=file.stated.used if file else {},
+            row_groups=footer.row_groups,
+            first_row=first_row,
+        )
+        first_row += sum(footer.row_groups)
+
+
+def _matched(schema: pa.Schema, mapping: ColumnMapping, rules: RowRules, key: str) -> Matched:
+    matched = match_columns(schema.names, mapping, key)
+    check_types(matched.settings, schema, key)
+    check_reserved(matched.extras, rules.reserved, key)
+    return matched
+
+
+def _footer(store: ObjectStore, key: str) -> _Footer:
     try:
         with store.open(key) as file:
             read = ParquetReader(file)
-            return read.schema, read.row_groups
+            schema = read.schema
+            marks = schema.metadata or {}
+            return _Footer(schema=schema.remove_metadata(), row_groups=read.row_groups, is_export=EXPORT_MARK in marks)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ManifestError(
             f"this is not a Parquet file: {str(error).partition('. ')[0].splitlines()[0]}",
@@ -219,16 +229,14 @@ def _footer(store: ObjectStore, key: str) -> tuple[pa.Schema, tuple[int, ...]]:
         ) from None
 
 
-def _merge_extras(extras: dict[str, tuple[pa.DataType, str]], schema: pa.Schema, matched: Matched, key: str) -> None:
-    for name, theirs in matched.extras.items():
-        kind = arrow_types.plain(schema.field(theirs).type)
-        before, where = extras.get(name, (kind, key))
-        merged = arrow_types.merged(before, kind)
-        if merged is None:
-            raise ManifestError(
-                f"the column {name} has another type than in {where}",
-                where=key,
-                value=str(kind),
-                allowed=str(before),
-            )
-        extras[name] = merged, where
+def _extra_schema(store: ObjectStore, files: Iterable[ManifestFile], described: Mapping[str, _Described]) -> pa.Schema:
+    """Every extra column with the type that holds its values in all files."""
+    found: dict[str, dict[pa.DataType, list[tuple[str, str]]]] = {}
+    for file in files:
+        for name, theirs in file.extras.items():
+            kind = arrow_types.plain(described[file.key].schema.field(theirs).type)
+            found.setdefault(name, {}).setdefault(kind, []).append((file.key, theirs))
+    schema = pa.schema([(name, settled_type(store, places)) for name, places in found.items()])
+    for field in schema:
+        check_storable(field.name, field.type, next(iter(found[field.name].values()))[0][0])
+    return schema

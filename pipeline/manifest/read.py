@@ -53,15 +53,24 @@ def _record_batches(manifest: Manifest, file: ManifestFile, split: Split) -> Ite
         with manifest.store.open(file.key) as opened:
             parquet = ParquetReader(opened, verify_checksums=True)
             _check_unchanged(parquet, file)
-            names = [name for name in parquet.schema.names if name in wanted]
+            if not any(file.row_groups):
+                return
+            names = [name for name in parquet.schema.names if name in wanted] or parquet.schema.names[:1]
             # What one call reads is held until it is through: hence a few row groups at a time.
             for run in runs(file.row_groups[split.start : split.stop], BATCH_ROWS):
                 groups = [split.start + number for number in run]
                 for read in parquet.batches(BATCH_ROWS, names, groups):
-                    yield row, read
+                    yield row, _with_stated(read, file.stated)
                     row += read.num_rows
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(f"the manifest breaks off: {error}", where=f"{file.name}, from row {row}") from None
+
+
+def _with_stated(read: pa.RecordBatch, stated: Mapping[str, str | None]) -> pa.RecordBatch:
+    """The batch with the columns that the folders' names state."""
+    for name, value in stated.items():
+        read = read.append_column(name, pa.repeat(pa.scalar(value, pa.string()), read.num_rows))
+    return read
 
 
 def _check_unchanged(read: ParquetReader, file: ManifestFile) -> None:

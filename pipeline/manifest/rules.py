@@ -18,7 +18,7 @@ class RowRules:
     reserved: frozenset[str]
     """Names of our metadata schema, which no extra column may have."""
     max_side_px: int = 8192
-    max_seed: int = 2**32 - 1
+    max_seed: int = 2**64 - 1
     max_steps: int = 1000
     max_guidance: float = 1000.0
     blocklist: Blocklist | None = None

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from pipeline.manifest.open import ManifestFile
 from pipeline.manifest.signs import Signs
+from pipeline.manifest.wide_seeds import row_warnings, rows_with_wide_seeds
 
 MAX_VALUES = 10_000
 """Distinct values are counted up to here."""
@@ -46,17 +47,19 @@ class Survey:
 
     def __init__(self) -> None:
         self._signs = Signs()
+        self._wide_seed_rows = 0
         self._values: dict[str, set[object]] = {setting: set() for setting in _SETTINGS}
 
     def see(self, table: pa.Table) -> None:
         """Count the rows of a batch."""
         self._signs.see(table)
+        self._wide_seed_rows += rows_with_wide_seeds(table)
         for setting, values in self._values.items():
             if len(values) <= MAX_VALUES:
                 values.update(_distinct(table, setting))
 
     def warnings(self) -> tuple[str, ...]:
-        return tuple(self._signs.warnings())
+        return (*self._signs.warnings(), *row_warnings(self._wide_seed_rows))
 
     def own_values(self, files: Sequence[ManifestFile]) -> tuple[OwnValues, ...]:
         """Return the settings that come from columns somewhere."""

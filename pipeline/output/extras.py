@@ -1,29 +1,48 @@
-"""A manifest's extra columns, whose types may differ from part to part."""
+"""A manifest's extra columns, whose types may differ from file to file, and from part to part."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import pyarrow as pa
+import pyarrow.types as t
 
 from pipeline.output.schema import METADATA_SCHEMA
 from pipeline.output.values import python_values
 
+AnyArray = TypeVar("AnyArray", pa.Array, pa.ChunkedArray)
+
 
 def united(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """The schema that takes rows of all these: numbers are widened; where that is no type, the columns become text."""
-    try:
-        return _promoted(schemas)
-    except (pa.ArrowTypeError, pa.ArrowInvalid):
-        return with_texts(schemas)
+    """Return the schema that takes rows of all these."""
+    return _schema({name: united_type(kinds) for name, kinds in _extra_types(schemas).items()})
 
 
 def with_texts(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """The schema in which every extra column of several types is text."""
-    types: dict[str, set[pa.DataType]] = {}
-    for field in (field for schema in schemas for field in schema if not pa.types.is_null(field.type)):
-        types.setdefault(field.name, set()).add(field.type)
-    several = [name for name, found in types.items() if len(found) > 1]
-    texts = [pa.schema([_as_text(field) if field.name in several else field for field in s]) for s in schemas]
-    return _promoted(texts)
+    """Return the schema in which every extra column of several types is text."""
+    several = {name: [kind for kind in kinds if not t.is_null(kind)] for name, kinds in _extra_types(schemas).items()}
+    return _schema({name: pa.string() if len(kinds) > 1 else united_type(kinds) for name, kinds in several.items()})
+
+
+def united_type(kinds: Iterable[pa.DataType]) -> pa.DataType:
+    """Return the type that takes values of all these: numbers are widened; where there is no such type, it is text.
+
+    A number may still have no exact place in the wider type: then ``converted`` raises, and the column has to be text.
+    """
+    tables = [pa.schema([("x", kind)]).empty_table() for kind in kinds]
+    try:
+        return pa.concat_tables(tables, promote_options="permissive").schema.field(0).type if tables else pa.null()
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        return pa.string()
+
+
+def converted(column: AnyArray, kind: pa.DataType) -> AnyArray | pa.Array:
+    """Return the column as a type that ``united_type`` gave for it; what becomes text is written as Python writes it.
+
+    Raises ``pa.ArrowException`` for a number that has no place in the wider type.
+    """
+    if column.type != kind and t.is_string(kind) and not t.is_null(column.type):
+        return pa.array([None if value is None else str(value) for value in python_values(column)], kind)
+    return column.cast(kind)
 
 
 def conformed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -33,21 +52,19 @@ def conformed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table([_column(rows, field) for field in schema], schema=schema)
 
 
-def _promoted(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    tables = [schema.empty_table() for schema in (METADATA_SCHEMA, *schemas)]
-    whole = pa.concat_tables(tables, promote_options="permissive").schema
-    own = len(METADATA_SCHEMA)
-    return pa.schema([*METADATA_SCHEMA, *(field.with_nullable(True) for field in list(whole)[own:])])
+def _extra_types(schemas: Sequence[pa.Schema]) -> dict[str, dict[pa.DataType, None]]:
+    """Every extra column's types, in the order in which they come."""
+    types: dict[str, dict[pa.DataType, None]] = {}
+    for field in (field for schema in schemas for field in schema if field.name not in METADATA_SCHEMA.names):
+        types.setdefault(field.name, {})[field.type] = None
+    return types
 
 
-def _as_text(field: pa.Field) -> pa.Field:
-    return field if pa.types.is_null(field.type) else pa.field(field.name, pa.string())
+def _schema(extras: Mapping[str, pa.DataType]) -> pa.Schema:
+    return pa.schema([*METADATA_SCHEMA, *extras.items()])
 
 
 def _column(rows: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
     if field.name not in rows.column_names:
         return pa.nulls(rows.num_rows, field.type)
-    column = rows[field.name]
-    if column.type != field.type and pa.types.is_string(field.type) and not pa.types.is_null(column.type):
-        return pa.array([None if value is None else str(value) for value in python_values(column)], field.type)
-    return column.cast(field.type)
+    return converted(rows[field.name], field.type)

@@ -28,6 +28,8 @@ FAILURES_KEY = "failures.parquet"
 REQUESTS_KEY = "requests.parquet"
 CARD_KEY = "README.md"
 REPORT_KEY = "run_report.json"
+EXPORT_MARK = b"darkroom.export"
+"""The key in a Parquet file's metadata that tables of exports have."""
 WRITTEN_PREFIXES = (
     IMAGES_PREFIX,
     SHARDS_PREFIX,
@@ -44,6 +46,10 @@ _NAME = r"[0-9a-f]{32}-[0-9a-f]{8}"
 _PAYLOAD = re.compile(
     rf"{IMAGES_PREFIX}[0-9a-f]{{2}}/{_NAME}\.({'|'.join(EXTENSIONS.values())})"
     rf"|{SHARDS_PREFIX}{_NAME}\.tar|{DATA_PREFIX}{_NAME}\.parquet"
+)
+_TABLE = re.compile(
+    rf"({DATA_PREFIX}|{PARTS_PREFIX}[0-9a-f]{{2}}/){_NAME}\.parquet|metadata-[0-9]{{5,}}\.parquet"
+    rf"|{re.escape(METADATA_KEY)}|{re.escape(FAILURES_KEY)}|{re.escape(REQUESTS_KEY)}"
 )
 
 
@@ -100,6 +106,11 @@ def part_prefix(part_id: str) -> str:
 def part_key(part_id: str, file_sha256: str) -> str:
     """``metadata/<2 hex>/<part_id>-<8 hex of its own digest>.parquet``: other bytes never overwrite these."""
     return f"{part_prefix(part_id)}{file_sha256[:8]}.parquet"
+
+
+def is_table(key: str) -> bool:
+    """Tell whether a run writes a table under such a key."""
+    return _TABLE.fullmatch(key) is not None
 
 
 def added_key(launch_id: str) -> str:

@@ -33,11 +33,13 @@ class LocalStore:
     """An `ObjectStore` in the directory `root`, which the first put creates. Keys are paths below it.
 
     A symbolic link below the root is refused where it leads out of it; in a listing, links to directories are not
-    followed. Unlike in S3, `a` and `a/b` cannot both be objects: the second is StoreDeniedError.
+    followed. With `follow_links` they are read wherever they lead, which is meant for folders that a person named, not
+    for outputs. Unlike in S3, `a` and `a/b` cannot both be objects: the second is StoreDeniedError.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, follow_links: bool = False) -> None:
         self._root = root.absolute()
+        self._follow_links = follow_links
         self._meter = Meter()
 
     def __repr__(self) -> str:
@@ -126,7 +128,7 @@ class LocalStore:
         return body
 
     def _refuse_outside(self, path: Path) -> None:
-        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self._root)):
+        if not self._follow_links and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self._root)):
             raise StoreDeniedError(f"{path} leads out of {self._root} through a symbolic link")
 
     def _walk(self, above: str, prefix: str) -> Iterator[ObjectInfo]:

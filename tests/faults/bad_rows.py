@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ INF, NAN = float("inf"), float("nan")
 _INT, _FLOAT = pa.int64(), pa.float64()
 
 _GOOD: Mapping[str, tuple[Any, ...]] = {
-    "seed": (None, 0, 7, 2**32 - 1),
-    "seeds": (None, [0], [3, 1, 3], [2**32 - 1]),
+    "seed": (None, 0, 7, 2**32 - 1, 2**53),
+    "seeds": (None, [0], [3, 1, 3], [2**62]),
     "guidance_scale": (None, 0.0, 1.0, 7.5, 1000.0),
     "steps": (None, 1, 4, 1000),
     "scheduler": (None, " ", "ddim", "euler:karras", "ddpm:timesteps=999/500"),
@@ -103,13 +104,14 @@ ODD: Mapping[str, Odd] = {
     "NUL in a prompt_id": _inside("prompt_id", "\0"),
     "extra text that is no UTF-8": _inside("theme", *_NO_UTF8),
     "negative seed": _bad("seed", -1, -(2**63), kind=_INT),
-    "seed of 2^32 to 2^64": _bad("seed", 2**32, 2**63, 2**64 - 1, kind=pa.uint64()),
+    "seed beyond 64 bits": _bad("seed", *map(Decimal, (2**64, 2**65, 10**37)), kind=pa.decimal128(38)),
     "seed that is not whole": _bad("seed", 0.5, 1e-300, -0.1, kind=_FLOAT),
-    "seed without end": _bad("seed", INF, -INF, 1e300, 2.0**64, kind=_FLOAT),
+    "seed without end": _bad("seed", INF, -INF, 1e300, 2.0**64, 2.0**53 + 2, kind=_FLOAT),
     "empty list of seeds": _seeds([]),
     "null in a list of seeds": _seeds([None], [1, None], [None, None]),
-    "bad seed in a list": _seeds([-1], [1, 2**32], [2**63 - 1]),
-    "guidance that is no number": _bad("guidance_scale", NAN, kind=_FLOAT),
+    "bad seed in a list": _seeds([-1], [1, -(2**63)], [1, None]),
+    "guidance that is no number": _bad("guidance_scale", "7,5", "x", "nan", "0x7", kind=pa.string()),
+    "NaN for null": Odd(odd=_one_of("guidance_scale", (NAN,)), good=_none, refused=False),
     "guidance without end": _bad("guidance_scale", INF, -INF, kind=_FLOAT),
     "guidance out of range": _bad("guidance_scale", -0.1, 1000.1, 1e308, kind=_FLOAT),
     "no steps": _bad("steps", 0, kind=_INT),

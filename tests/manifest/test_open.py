@@ -65,18 +65,6 @@ def test_files_may_lay_out_the_same_type_differently(tmp_path: Path, one: pa.Arr
         assert [row["x"] for row in rows(manifest)] == [column.to_pylist()[0] for column in columns]
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [(pa.int64(), pa.int32()), (pa.int64(), pa.float64()), (pa.list_(pa.int64()), pa.list_(pa.string()))],
-)
-def test_numbers_are_not_widened_between_files(tmp_path: Path, one: pa.DataType, other: pa.DataType) -> None:
-    write(tmp_path / "a.parquet", {"prompt": ["p"], "x": pa.array([None], one)})
-    write(tmp_path / "b.parquet", {"prompt": ["p"], "x": pa.array([None], other)})
-    with pytest.raises(ManifestError, match=r"column x has another type than in a\.parquet") as caught:
-        opened(tmp_path)
-    assert (caught.value.where, caught.value.value, caught.value.allowed) == ("b.parquet", repr(str(other)), str(one))
-
-
 def test_an_extra_column_that_parquet_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="span") as caught:
         check_storable("span", pa.month_day_nano_interval(), "m.parquet")

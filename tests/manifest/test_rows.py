@@ -15,7 +15,7 @@ from pipeline.manifest.read import read_rows
 from tests.manifest.files import opened, rows, write
 
 BROKEN = pa.Array.from_buffers(pa.string(), 3, pa.array([b"good", b"\xff\xfe", b"too"], pa.binary()).buffers())
-SEED = st.integers(0, 2**32 - 1) | st.integers(0, 3)
+SEED = st.integers(0, 2**64 - 1) | st.integers(0, 3)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,9 @@ def test_types_that_are_understood(tmp_path: Path, name: str, column: pa.Array, 
         (pa.array([[1], []]), "unusable seeds", "[]"),
         (pa.array([[1], [2, None]]), "unusable seeds", "[2, None]"),
         (pa.array([[1], [-1]]), "unusable seeds", "[-1]"),
-        (pa.array([[1], [2**64 - 1]], pa.list_(pa.uint64())), "unusable seeds", f"[{2**64 - 1}]"),
+        (pa.array([["1"], [str(2**64)]]), "unusable seeds", f"['{2**64}']"),
+        (pa.array([[1.0], [2.5]]), "unusable seeds", "[2.5]"),
+        (pa.array([["1"], [""]]), "unusable seeds", "['']"),
     ],
 )
 def test_seeds_that_are_refused(tmp_path: Path, column: pa.Array, reason: str, value: str) -> None:
@@ -69,7 +71,7 @@ def test_seeds_that_are_refused(tmp_path: Path, column: pa.Array, reason: str, v
 def test_lists_of_seeds_come_back_without_repeats(
     tmp_path_factory: pytest.TempPathFactory, seeds: list[list[int] | None]
 ) -> None:
-    table = {"prompt": pa.array(["p"] * len(seeds), pa.string()), "seeds": pa.array(seeds, pa.list_(pa.int64()))}
+    table = {"prompt": pa.array(["p"] * len(seeds), pa.string()), "seeds": pa.array(seeds, pa.list_(pa.uint64()))}
     path = write(tmp_path_factory.mktemp("m") / "m.parquet", table, row_group_size=5)
     expected = [None if row is None else list(dict.fromkeys(row)) for row in seeds]
     assert [row["seeds"] for row in rows(opened(path))] == expected

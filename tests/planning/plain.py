@@ -33,7 +33,7 @@ NOTHING = IdSet()
 
 axes_strategy = st.builds(
     Axes,
-    seeds=st.lists(st.integers(0, 3) | st.integers(0, 2**32 - 1), min_size=1, max_size=3).map(tuple),
+    seeds=st.lists(st.integers(0, 3) | st.integers(0, 2**64 - 1), min_size=1, max_size=3).map(tuple),
     guidance_scales=st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.5]), min_size=1, max_size=4).map(tuple),
     num_inference_steps=st.lists(st.integers(1, 4) | st.integers(1, 60), min_size=1, max_size=2).map(tuple),
     schedulers=st.lists(st.sampled_from(["ddim", "heun", "euler:karras"]), min_size=1, max_size=2).map(tuple),

@@ -65,7 +65,7 @@ def test_guidance_of_at_most_one_is_one_image_without_negative_prompt() -> None:
 
 def test_packed_points_are_those_of_identity() -> None:
     axes = Axes(
-        seeds=(0, 2**32 - 1),
+        seeds=(0, 2**32 - 1, 2**64 - 1),
         guidance_scales=(0.0, 7.5),
         num_inference_steps=(1, 1000),
         schedulers=("ddim", "dpmsolver++:karras"),

@@ -1,0 +1,137 @@
+"""Exact numbers from any column that can hold them: integers, floats, decimals and text."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as t
+from numpy.typing import NDArray
+
+from pipeline.manifest.verdicts import Fault
+
+Mask = NDArray[np.bool_]
+
+_WHOLE = r"^[+-]?[0-9]+(\.0*)?$"
+_DIGITS = r"^[+-]?0*([0-9]+?)(?:\.0*)?$"
+_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+_LAST_64_BITS = str(2**64 - 1)
+_EXACT_BITS = {16: 11, 32: 24, 64: 53}
+"""Bits of a float's width → bits of the largest whole numbers of which it holds every one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """The numbers of a column, 0 where a cell has none that can be used."""
+
+    values: NDArray[Any]
+    """uint64 or float64."""
+    missing: Mask
+    """Cells that are null, NaN or blank."""
+    bad: tuple[tuple[str, Mask], ...]
+    """Reasons, and which cells have them."""
+
+    @property
+    def usable(self) -> Mask:
+        usable = ~self.missing
+        for _, mask in self.bad:
+            usable &= ~mask
+        return usable
+
+    def faults(self, column: pa.Array, name: str, allowed: str) -> list[tuple[Mask, Fault]]:
+        """What is wrong with which cells."""
+        return [(mask, Fault(column=name, reason=reason, allowed=allowed, values=column)) for reason, mask in self.bad]
+
+
+def whole_numbers(column: pa.Array, low: int, high: int) -> Numbers:
+    """Return the whole numbers from ``low`` to ``high``, where ``0 <= low`` and ``high < 2**64``.
+
+    The column is plain (``cells.decoded``). A float beyond 2^53 (in smaller types 2^24 and 2^11) is refused: it may be
+    rounded from a neighbour.
+    """
+    if t.is_floating(column.type):
+        return _of_floats(column, low, high)
+    if t.is_integer(column.type):
+        missing = mask_of(pc.is_null(column))
+        values = column.fill_null(0).to_numpy(zero_copy_only=False)
+        return _in_range(values, missing, low, high)
+    return _of_texts(column.cast(pa.string()), low, high)
+
+
+def real_numbers(column: pa.Array, high: float) -> Numbers:
+    """Return the finite numbers from 0 to ``high`` as floats. The column is plain (``cells.decoded``)."""
+    no_number = np.zeros(len(column), np.bool_)
+    if t.is_string(column.type) or t.is_null(column.type):
+        texts = pc.utf8_trim_whitespace(column.cast(pa.string()))
+        texts = pc.if_else(pc.equal(texts, ""), None, texts)
+        no_number = mask_of(pc.invert(pc.match_substring_regex(texts, _NUMBER)))
+        column = pc.utf8_ltrim(pc.if_else(pa.array(no_number), None, texts), "+")
+    values = as_floats(column)
+    missing = np.isnan(values) & ~no_number
+    infinite = np.isinf(values)
+    with np.errstate(invalid="ignore"):
+        outside = ~infinite & ((values < 0) | (values > high))
+    bad = (("not a number", no_number), ("not finite", infinite), ("out of range", outside))
+    return Numbers(values=values, missing=missing, bad=bad)
+
+
+def is_inexact(values: NDArray[np.float64], kind: pa.DataType) -> Mask:
+    """Tell which floats are so large that their type does not hold every whole number there."""
+    return np.abs(values) > 2.0 ** _EXACT_BITS[kind.bit_width]
+
+
+def as_floats(column: pa.Array) -> NDArray[np.float64]:
+    """Return the column as floats; null becomes NaN."""
+    values: NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return values.astype(np.float64)
+
+
+def mask_of(mask: pa.Array) -> Mask:
+    """Return a mask in which null counts as false."""
+    filled: Mask = pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
+    return filled
+
+
+def _of_floats(column: pa.Array, low: int, high: int) -> Numbers:
+    values = as_floats(column)
+    missing = np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        fractional = ~missing & (values != np.floor(values))
+        outside = ~missing & ((values < low) | (values >= float(high + 1)))
+        inexact = ~missing & ~outside & is_inexact(values, column.type)
+    usable = ~(missing | fractional | outside | inexact)
+    return Numbers(
+        values=np.where(usable, values, 0).astype(np.uint64),
+        missing=missing,
+        bad=(
+            ("not a whole number", fractional),
+            ("out of range", outside),
+            (f"not exact in a column of {column.type}", inexact),
+        ),
+    )
+
+
+def _of_texts(texts: pa.Array, low: int, high: int) -> Numbers:
+    """Decimals come here as well, as the text of their digits."""
+    texts = pc.utf8_trim_whitespace(texts)
+    missing = mask_of(pc.is_null(texts)) | mask_of(pc.equal(texts, ""))
+    whole = mask_of(pc.match_substring_regex(texts, _WHOLE))
+    digits = pc.replace_substring_regex(texts, _DIGITS, r"\1")
+    length = pc.utf8_length(digits)
+    longest = len(_LAST_64_BITS)
+    beyond = mask_of(pc.greater(length, longest))
+    beyond |= mask_of(pc.and_(pc.equal(length, longest), pc.greater(digits, _LAST_64_BITS)))
+    negative = mask_of(pc.starts_with(texts, "-")) & ~mask_of(pc.equal(digits, "0"))
+    outside = whole & (beyond | negative)
+    values = pc.if_else(pa.array(whole & ~outside), digits, "0").cast(pa.uint64()).to_numpy()
+    found = _in_range(values, missing | ~whole | outside, low, high)
+    ((reason, more),) = found.bad
+    bad = (("not a whole number", ~missing & ~whole), (reason, outside | more))
+    return Numbers(values=found.values, missing=missing, bad=bad)
+
+
+def _in_range(values: NDArray[np.integer[Any]], missing: Mask, low: int, high: int) -> Numbers:
+    outside = ~missing & ((values < low) | (values > high))
+    kept = np.where(missing | outside, 0, values).astype(np.uint64)
+    return Numbers(values=kept, missing=missing, bad=(("out of range", outside),))
