@@ -199,7 +199,7 @@ def test_build(tmp_path: Path, name: str, text: str, expected: list[dict[str, An
         ("p.csv", "text\na\n", "no prompt column"),
         ("p.jsonl", "{\n", "not JSON"),
         ("p.jsonl", "[1]\n", "not a JSON object"),
-        ("p.xlsx", "", "kind of file is not known"),
+        ("p.xlsx", "", "unknown kind of file"),
     ],
 )
 def test_build_errors_leave_nothing(tmp_path: Path, name: str, text: str, says: str) -> None:
