@@ -1,5 +1,6 @@
 """Columns of any type and seeds of 64 bits: every layout and export opens with ``load_dataset``, values unchanged."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -10,16 +11,20 @@ from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import InputError
 from pipeline.export.formats import export
+from pipeline.output.again import command_of
 from pipeline.output.finalize import finalize
 from pipeline.output.layout import Layout, Packing
 from pipeline.output.part import PartWriter
 from pipeline.output.run import write_run
 from pipeline.readable import form_warnings, in_readable_form, readable
+from pipeline.report.contact_sheet import build
 from pipeline.storage.local import LocalStore
+from tests.report.reading import cells_of
 from tests.test_output import FACTS, RUN, START, rendered, shard_of
 from tests.test_readers import datasets
 
@@ -68,6 +73,7 @@ COLUMNS: dict[str, tuple[pa.Array, Any]] = {
     "source_file_name": (pa.array(["../a.png", None]), "../a.png"),
     "hash": (pa.array([SEED, None], pa.uint64()), SEED),
 }  # fmt: skip
+ARRAYS = {name: column for name, (column, _) in COLUMNS.items()}
 OTHER_FORM = {
     "json", "uuid", "flag8", "tensor", "opaque", "map", "maps", "box", "pair", "small_decimal", "elsewhere",
 }  # fmt: skip
@@ -79,12 +85,12 @@ IN_JSON: dict[str, Any] = {
 READABLE = Packing(columns="readable")
 
 
-def write_output(folder: Path, layout: Layout) -> LocalStore:
+def write_output(folder: Path, layout: Layout, columns: Mapping[str, pa.Array] = ARRAYS) -> LocalStore:
     store, facts = LocalStore(folder), replace(FACTS, packing=replace(READABLE, layout=layout))
     write_run(store, replace(RUN, packing=facts.packing))
     shard = shard_of(1, 2)
     shard = shard.set_column(shard.column_names.index("seed"), "seed", pa.array([SEED, 2], pa.uint64()))
-    for name, (column, _) in COLUMNS.items():
+    for name, column in columns.items():
         shard = shard.append_column(name, column)
     writer = PartWriter(store, shard, facts)
     for number in (1, 2):
@@ -131,9 +137,8 @@ def test_the_exports_open(datasets: ModuleType, outputs: dict[Layout, LocalStore
     check([sample["json"] for sample in samples], seed=str(SEED), texts=True)
 
 
-def test_a_warning_names_each_column_of_another_form(outputs: dict[Layout, LocalStore]) -> None:
-    schema = pa.schema([(name, column.type) for name, (column, _) in COLUMNS.items()])
-    said = form_warnings(schema)
+def test_a_warning_names_each_column_of_another_form() -> None:
+    said = form_warnings(pa.table(ARRAYS).schema)
     assert [sentence.split("'")[1] for sentence in said] == [name for name in COLUMNS if name in OTHER_FORM]
     assert said[0] == (
         "the extra column 'json' is stored as string, since Hugging Face's datasets cannot read extension<arrow.json>"
@@ -142,7 +147,7 @@ def test_a_warning_names_each_column_of_another_form(outputs: dict[Layout, Local
 
 def test_forms_of_slices_and_of_nothing() -> None:
     """A shard is a slice of a column; types follow from types alone, so that all parts of a run have the same."""
-    table = pa.table({name: column for name, (column, _) in COLUMNS.items()})
+    table = pa.table(ARRAYS)
     whole = in_readable_form(table)
     assert whole.schema.types == [readable(kind) for kind in table.schema.types]
     for part in (table.slice(1), table.slice(0, 1), table.slice(0, 0), pa.concat_tables([table, table])):
@@ -165,3 +170,26 @@ def test_seeds_that_diffusiondb_has_no_place_for(outputs: dict[Layout, LocalStor
     with pytest.raises(InputError, match="and 1 of 2 images have a larger one"):
         export(outputs["parquet"], LocalStore(tmp_path), "diffusiondb", lambda done, total: None)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("layout", get_args(Layout))
+def test_moments_that_python_cannot_hold_are_kept(tmp_path: Path, layout: Layout) -> None:
+    columns = {
+        "moment": pa.array([10**12, None], pa.timestamp("s")),
+        "day": pa.array([2**30, None], pa.date32()),
+        "span": pa.array([2**60, None], pa.duration("ms")),
+    }
+    write_output(tmp_path, layout, columns)
+    kept = pq.read_table(tmp_path / "metadata.parquet")
+    assert kept["moment"].cast(pa.int64()).to_pylist() == [10**15, None], "milliseconds: Parquet has no seconds"
+    assert kept["day"].cast(pa.int32()).to_pylist() == [2**30, None]
+    assert kept["span"].cast(pa.int64()).to_pylist() == [2**60, None]
+
+
+def test_large_seeds_stand_exactly_on_the_contact_sheet(outputs: dict[Layout, LocalStore], tmp_path: Path) -> None:
+    build(outputs["files"], LocalStore(tmp_path), pictures=None, previews=False)
+    cells = {cell["name"][:2]: cell for cell in cells_of(tmp_path)}
+    assert (cells["01"]["seed"], cells["01"]["metadata"]["seed"]) == (str(SEED), str(SEED))
+    assert cells["01"]["metadata"]["hash"] == str(SEED)
+    (row, _) = pq.read_table(f"{outputs['files'].uri}/metadata.parquet").to_pylist()
+    assert f"--seeds {SEED} " in command_of(RUN, row, "again")

@@ -1,5 +1,6 @@
 """Types of columns as a dataset card states them, in the words of Hugging Face's ``datasets``."""
 
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -50,22 +51,26 @@ def large_columns(store: ObjectStore, key: str) -> set[str]:
     """Return the columns of a table that hold a whole number above ``MAX_INTEGER``, in themselves or in a field."""
     with store.open(key) as file:
         table = ParquetReader(file)
-        owners = [field.name for field in table.schema for _ in range(_leaves(field.type))]
+        leaves = [(field.name, kind) for field in table.schema for kind in _leaves(field.type)]
+        numbers = [(place, name) for place, (name, kind) in enumerate(leaves) if t.is_uint64(kind)]
         groups = map(table.metadata.row_group, range(table.metadata.num_row_groups))
-        return {owner for group in groups for place, owner in enumerate(owners) if _is_large(group.column(place))}
+        return {name for group in groups for place, name in numbers if _is_large(group.column(place))}
 
 
 def _is_large(column: pq.ColumnChunkMetaData) -> bool:
     known = column.is_stats_set and column.statistics.has_min_max
-    return known and isinstance(column.statistics.max, int) and column.statistics.max > MAX_INTEGER
+    return bool(known and column.statistics.max > MAX_INTEGER)
 
 
-def _leaves(kind: pa.DataType) -> int:
-    """Return how many columns of a Parquet file hold a column of this type."""
+def _leaves(kind: pa.DataType) -> Iterator[pa.DataType]:
+    """Yield the types of the columns of a Parquet file that hold a column of this type."""
     if isinstance(kind, pa.BaseExtensionType):
-        return _leaves(kind.storage_type)
-    inner = [kind.field(place).type for place in range(kind.num_fields)]
-    return sum(map(_leaves, inner)) if inner else 1
+        yield from _leaves(kind.storage_type)
+    elif kind.num_fields:
+        for place in range(kind.num_fields):
+            yield from _leaves(kind.field(place).type)
+    else:
+        yield kind
 
 
 def _names_inner_paths(kind: pa.DataType) -> bool:
