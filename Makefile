@@ -1,9 +1,14 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both make `.venv` first, with everything pinned.
+# On a machine without an NVIDIA GPU: `make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu`, which fetches less.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+DEVELOPMENT := $(VENV)/ready-for-development
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Another index for torch, such as https://download.pytorch.org/whl/cpu: without, PyPI's build, on Linux that for CUDA.
+TORCH_INDEX ?=
 
 .PHONY: help setup demo test explore faults cluster exits lint shapes-accuracy digests clean
 
@@ -21,12 +26,20 @@ help:
 
 setup: $(READY)
 
-# torch first and alone: pinned, so that nothing resolves another build of it.
+# torch first and alone: pinned, so that nothing resolves another build of it. An index of CPU builds need not have its
+# dependencies in our versions, so the next line takes them from PyPI; setuptools, which builds Darkroom, is one of them.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools datasets duckdb hypothesis jsonschema mypy playwright pytest pytest-xdist ruff sd-parsers types-psutil types-PyYAML webdataset
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e .
+	@echo "Installing packages: some minutes, depending on your connection. The largest is torch."
+	$(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) torch
+	$(PIP) install -c constraints.txt setuptools torch
+	$(PIP) install -c constraints.txt --no-build-isolation -e .
+	@touch $@
+
+# What only tests, types and benchmarks need.
+$(DEVELOPMENT): $(READY)
+	@echo "Installing the tools of those who work on Darkroom."
+	$(PIP) install -c constraints.txt datasets duckdb hypothesis jsonschema mypy playwright pytest pytest-xdist ruff sd-parsers types-psutil types-PyYAML webdataset
 	@touch $@
 
 demo: setup
@@ -39,7 +52,7 @@ demo: setup
 	@echo
 	$(BIN)/darkroom contact-sheet renders/demo
 
-lint: setup
+lint: $(DEVELOPMENT)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -52,28 +65,28 @@ test: lint
 	$(BIN)/python -m tests.servers.swift_install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(LONGER:%=--ignore %)
 
-explore: setup
+explore: $(DEVELOPMENT)
 	$(BIN)/python -m tests.servers.swift_install
 	$(BIN)/python -m pytest -q -m hypothesis --hypothesis-profile explore
 
 # Half an hour and more: real processes are killed.
-faults: setup
+faults: $(DEVELOPMENT)
 	$(BIN)/python -m tests.servers.swift_install
 	$(BIN)/python -m tests.faults
 
 # A Ray head and nodes on loopback, ten processes and more; a few minutes.
-cluster: setup
+cluster: $(DEVELOPMENT)
 	$(BIN)/python -m tests.cluster
 	$(BIN)/python -m pytest -q $(LONGER)
 
 # Some twenty minutes.
-exits: setup
+exits: $(DEVELOPMENT)
 	$(BIN)/python -m tests.exits
 
-shapes-accuracy: setup
+shapes-accuracy: $(DEVELOPMENT)
 	$(BIN)/python -m benchmarks.shapes_accuracy
 
-digests: setup
+digests: $(DEVELOPMENT)
 	$(BIN)/python -m benchmarks.digests
 
 clean:

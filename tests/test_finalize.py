@@ -426,3 +426,23 @@ def test_a_picture_rendered_better_in_a_packed_layout(tmp_path: Path) -> None:
     store.put("data/left.parquet", b"x")
     finalize(store)
     assert b"data/*.parquet" not in store.get(CARD_KEY)
+
+
+@pytest.mark.parametrize("layout", ["files", "webdataset", "parquet"])
+def test_the_list_of_shards_has_what_is_committed(tmp_path: Path, layout: Layout) -> None:
+    store = LocalStore(tmp_path)
+    write_run(store, replace(RUN, packing=PACKING[layout]))
+    for start in (1, 4):
+        write_part(store, PACKING[layout], range(start, start + 3))
+        finalize(store)
+    store.put("shards/left.tar", b"x")
+    finalize(store)
+    if layout == "files":
+        assert not store.head("shards.txt")
+        return
+    listed = store.get("shards.txt").decode().splitlines()
+    names = [name for key in table_keys(store) for name in pq.read_table(tmp_path / key)["file_name"].to_pylist()]
+    assert listed == sorted({name.rpartition("/")[0] for name in names})
+    assert len(listed) == 2
+    found = verify(store)
+    assert (found.faults, found.orphans) == ((), ())

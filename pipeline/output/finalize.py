@@ -25,6 +25,7 @@ from pipeline.output.precedence import one_per_task
 from pipeline.output.renewal import OutgrownError, renewed
 from pipeline.output.requests import asked_digest, put_requests, request_keys
 from pipeline.output.segments import segment_keys
+from pipeline.output.shard_list import write_shard_list
 from pipeline.output.tables import is_table_key, tables_there
 from pipeline.storage.base import ObjectStore
 
@@ -71,7 +72,9 @@ def _round(store: ObjectStore, reread: bool, ours: set[str]) -> Finalized:
     same = (written, asked) == (_without_requests(base), base.asked)
     requests = (same and base.tables.get(REQUESTS_KEY)) or put_requests(store, written)
     failures = written.get(FAILURES_KEY)
-    write_card(store, {key: table for key, table in written.items() if is_table_key(key)}, failures)
+    images = {key: table for key, table in written.items() if is_table_key(key)}
+    write_card(store, images, failures)
+    write_shard_list(store, images.values())
     write_segment(store, index)
     there, overtaken = {info.key for info in tables_there(store)}, read_finalized(store)
     known = ours.union(before.tables, before.replaced, overtaken.tables, overtaken.replaced)

@@ -27,12 +27,13 @@ METADATA_KEY = "metadata.parquet"
 FAILURES_KEY = "failures.parquet"
 REQUESTS_KEY = "requests.parquet"
 CARD_KEY = "README.md"
+SHARD_LIST_KEY = "shards.txt"
 REPORT_KEY = "run_report.json"
 EXPORT_MARK = b"darkroom.export"
 """The key in a Parquet file's metadata that tables of exports have."""
 WRITTEN_PREFIXES = (
     IMAGES_PREFIX,
-    SHARDS_PREFIX,
+    "shards",
     DATA_PREFIX,
     PARTS_PREFIX,
     "_darkroom/",
