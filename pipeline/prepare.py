@@ -17,9 +17,9 @@ from pipeline.manifest.apart import check_apart
 from pipeline.manifest.blocklist import read_blocklist
 from pipeline.manifest.check import CheckResult, rejection_error
 from pipeline.manifest.open import Manifest, Split, open_manifest
-from pipeline.manifest.read import Batch, read_rows
+from pipeline.manifest.read import read_rows
 from pipeline.manifest.rules import RowRules
-from pipeline.manifest.survey import OwnValues, Survey
+from pipeline.manifest.survey import OwnValues
 from pipeline.manifest.verdicts import RejectedRow
 from pipeline.manifest.wide_seeds import sweep_warnings
 from pipeline.model.facts import ModelFacts, read_facts
@@ -32,10 +32,11 @@ from pipeline.output.run import Run, check_same_packing, check_same_pixels
 from pipeline.output.schema import RESERVED
 from pipeline.planning.count import Count, count
 from pipeline.planning.grids import Axes, number_of_points
-from pipeline.planning.limits import MAX_POINTS, Refusal, refusals, unfit_steps
+from pipeline.planning.limits import MAX_POINTS, unfit_steps
 from pipeline.planning.no_effect import NoEffect, no_effect
-from pipeline.planning.rows import Numbered, Rows, keep_rows
+from pipeline.planning.rows import Numbered, Rows
 from pipeline.planning.selection import Selection, check_choice, first_tasks, sample_rows, sample_tasks
+from pipeline.rejections import Rejections, numbered
 from pipeline.schedulers import scheduler_of, unusable_setting
 from pipeline.storage.s3_settings import S3Settings
 from pipeline.sweep import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
@@ -144,7 +145,7 @@ def prepare(job: Job, *, skip_bad_rows: bool = False, cache_folder: Path | None 
     )
     manifest = open_manifest(job.manifest, columns=job.manifest_columns, rules=rules, s3=s3_settings(job))
     check_apart(manifest, job.output.uri)
-    rejections = _Rejections(manifest, axes, model)
+    rejections = Rejections(manifest, axes, model)
     windows = Windows(folder, model)
     counted = count(rejections.watch, axes, model.family, windows.cut)
     if rejections.total and not skip_bad_rows:
@@ -228,11 +229,7 @@ def numbered_batches(manifest: Manifest, split: Split | None = None) -> Iterator
     """
     for batch in read_rows(manifest, split):
         if batch.table.num_rows:
-            yield _numbered(batch)
-
-
-def _numbered(batch: Batch) -> Numbered:
-    return batch.table, batch.first_row + batch.table["manifest_row"].to_numpy()
+            yield numbered(batch)
 
 
 def s3_settings(job: Job) -> S3Settings:
@@ -242,57 +239,6 @@ def s3_settings(job: Job) -> S3Settings:
 def library_versions() -> Mapping[str, str]:
     """Of what computes pixels."""
     return {name: version(name) for name in ("torch", "diffusers", "transformers")}
-
-
-class _Rejections:
-    """Reads a manifest and remembers what was rejected on the way."""
-
-    def __init__(self, manifest: Manifest, axes: Axes, model: ModelFacts, keep: int = 10) -> None:
-        self._manifest, self._axes, self._model, self._keep = manifest, axes, model, keep
-        self._numbers: list[int] = []
-        self._reading = True
-        self.first: list[RejectedRow] = []
-        self.survey = Survey()
-        """Over the good rows."""
-
-    @property
-    def total(self) -> int:
-        return len(self._numbers)
-
-    def numbers(self) -> Rows:
-        return np.array(sorted(self._numbers), np.int64)
-
-    def watch(self) -> Iterator[Numbered]:
-        """A pass over the good rows; the first pass notes the bad ones."""
-        first_pass, self._reading = self._reading, False
-        for batch in read_rows(self._manifest, None):
-            refused = refusals(batch.table, self._axes, self._model.family, self._model.scheduler_config)
-            if first_pass:
-                self._note(batch, [*batch.rejected, *(self._rejected(batch, refusal) for refusal in refused)])
-            good = np.ones(batch.table.num_rows, np.bool_)
-            good[[refusal.row for refusal in refused]] = False
-            if good.any():
-                kept = keep_rows(_numbered(batch), good)
-                if first_pass:
-                    self.survey.see(kept[0])
-                yield kept
-
-    def _note(self, batch: Batch, rejected: list[RejectedRow]) -> None:
-        rejected.sort(key=lambda row: row.row)
-        self._numbers += [batch.first_row + row.row for row in rejected]
-        self.first += rejected[: self._keep - len(self.first)]
-
-    def _rejected(self, batch: Batch, refusal: Refusal) -> RejectedRow:
-        file, row = (batch.table[name][refusal.row].as_py() for name in ("manifest_file", "manifest_row"))
-        theirs = next(found.columns for found in self._manifest.files if found.name == file)
-        return RejectedRow(
-            file=file,
-            row=row,
-            column=theirs.get(refusal.column, refusal.column),
-            value=refusal.value,
-            reason=refusal.reason,
-            allowed=refusal.allowed,
-        )
 
 
 def _axes(job: Job, model: ModelFacts) -> Axes:
