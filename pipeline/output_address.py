@@ -54,3 +54,13 @@ def output_address(uri: str, today: date, chosen_date: date | None) -> OutputAdd
         )
     filled = uri.replace("{date}", (chosen_date or today).isoformat())
     return OutputAddress(uri=filled, day=today if is_dated and chosen_date is None else None)
+
+
+def daily_warnings(day: date | None) -> tuple[str, ...]:
+    """Return a warning where the address holds the current day, ``OutputAddress.day``."""
+    if day is None:
+        return ()
+    return (
+        f"output.uri contains {{date}}, so the output is another one every day: a launch after midnight starts over; "
+        f"to continue this output on a later day, give --date {day.isoformat()}",
+    )

@@ -30,6 +30,7 @@ from pipeline.model.windows import Windows
 from pipeline.output.layout import Packing
 from pipeline.output.run import Run, check_same_packing, check_same_pixels
 from pipeline.output.schema import RESERVED
+from pipeline.output_address import daily_warnings
 from pipeline.planning.count import Count, count
 from pipeline.planning.grids import Axes, number_of_points
 from pipeline.planning.limits import MAX_POINTS, unfit_steps
@@ -72,7 +73,7 @@ class Prepared:
             *sweep_warnings(self.axes.seeds),
             *self.no_effect.sentences(),
         )
-        return (*said, *_daily(self.job))
+        return (*said, *daily_warnings(self.job.day))
 
     @property
     def points(self) -> int:
@@ -211,15 +212,6 @@ def select(prepared: Prepared, *, limit: int | None, sample: int | None) -> Sele
         return sample_rows(prepared.manifest.rows, counted.points_per_row, every, sample)
     batches = numbered_batches(prepared.manifest)
     return sample_tasks(batches, axes, family, every, counted.amount.images, sample)
-
-
-def _daily(job: Job) -> tuple[str, ...]:
-    if job.day is None:
-        return ()
-    return (
-        f"output.uri contains {{date}}, so the output is another one every day: a launch after midnight starts over; "
-        f"to continue this output on a later day, give --date {job.day.isoformat()}",
-    )
 
 
 def numbered_batches(manifest: Manifest, split: Split | None = None) -> Iterator[Numbered]:
