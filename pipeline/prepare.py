@@ -250,14 +250,9 @@ def _axes(job: Job, model: ModelFacts) -> Axes:
     return axes
 
 
-def _no_effect(
-    job: Job, model: ModelFacts, axes: Axes, manifest: Manifest, counted: Count, windows: Windows
-) -> NoEffect:
-    theirs = {ours: name for file in manifest.files for ours, name in file.columns.items()}
-    if "seed" in theirs:
-        theirs.setdefault("seeds", theirs["seed"])
-    judged = no_effect(counted.effects, axes, model.family, job.sweep.model_fields_set, theirs)
-    return replace(judged, windows=windows.tokens, not_counted=windows.not_counted)
+def _no_effect(job: Job, model: ModelFacts, axes: Axes, files: Manifest, counted: Count, windows: Windows) -> NoEffect:
+    theirs = {ours: name for file in files.files for ours, name in file.columns.items()}
+    return no_effect(counted.effects, axes, model.family, job.sweep.model_fields_set, theirs, windows)
 
 
 def _own(model: ModelFacts) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.model.family import Family, Guidance
+from pipeline.model.windows import Windows
 from pipeline.planning.effects import Effects
 from pipeline.planning.grids import OVERRIDE_COLUMNS, Axes
 
@@ -131,18 +132,29 @@ def _number(count: int, what: str) -> str:
     return f"{count:,} {what} is" if count == 1 else f"{count:,} {what}s are"
 
 
-def no_effect(effects: Effects, axes: Axes, family: Family, given: Set[str], theirs: Mapping[str, str]) -> NoEffect:
+def no_effect(
+    effects: Effects,
+    axes: Axes,
+    family: Family,
+    given: Set[str],
+    theirs: Mapping[str, str],
+    windows: Windows | None = None,
+) -> NoEffect:
     """Judge counted effects.
 
     ``given``: the axes that the job names itself. ``theirs``: the manifest's columns, by our names of them.
     """
+    tokens, not_counted = ({}, None) if windows is None else (windows.tokens, windows.not_counted)
     if not effects.rows:
-        return NoEffect(effects=effects)
+        return NoEffect(effects=effects, windows=tokens, not_counted=not_counted)
+    theirs = {"seeds" if ours == "seed" else ours: name for ours, name in theirs.items()}
     none = family.guidance is Guidance.NONE
     repeating = {name for name in OVERRIDE_COLUMNS if effects.valued.get(name) == effects.repeating.get(name, 0)}
     columns = dict(_columns(effects, theirs, repeating, takes_guidance=not none))
     return NoEffect(
         effects=effects,
+        windows=tokens,
+        not_counted=not_counted,
         takes_negative_prompts=family.negative_prompts and (family.single or family.rows(2.0) == 2),
         same_guidance=() if none or "guidance_scales" not in given else _same_guidance(axes, family),
         columns=columns,
