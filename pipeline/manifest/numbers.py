@@ -18,7 +18,7 @@ _DIGITS = r"^[+-]?0*([0-9]+?)(?:\.0*)?$"
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _LAST_64_BITS = str(2**64 - 1)
 _EXACT_BITS = {16: 11, 32: 24, 64: 53}
-"""Bits of a float's width → bits of the largest whole numbers of which it holds every one."""
+"""Bits of a float → bits of the whole numbers that it holds one and all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +47,8 @@ class Numbers:
 def whole_numbers(column: pa.Array, low: int, high: int) -> Numbers:
     """Return the whole numbers from ``low`` to ``high``, where ``0 <= low`` and ``high < 2**64``.
 
-    The column is plain (``cells.decoded``). A float beyond 2^53 (in smaller types 2^24 and 2^11) is refused: it may be
-    rounded from a neighbour.
+    The column is plain (``cells.decoded``). A float of 2^53 or more (in smaller types 2^24 and 2^11) is refused: it
+    may be rounded from a neighbour.
     """
     if t.is_floating(column.type):
         return _of_floats(column, low, high)
@@ -77,8 +77,8 @@ def real_numbers(column: pa.Array, high: float) -> Numbers:
 
 
 def is_inexact(values: NDArray[np.float64], kind: pa.DataType) -> Mask:
-    """Tell which floats are so large that their type does not hold every whole number there."""
-    return np.abs(values) > 2.0 ** _EXACT_BITS[kind.bit_width]
+    """Tell which floats are so large that they may be rounded from a whole number their type does not hold."""
+    return np.abs(values) >= 2.0 ** _EXACT_BITS[kind.bit_width]
 
 
 def as_floats(column: pa.Array) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ INF, NAN = float("inf"), float("nan")
 _INT, _FLOAT = pa.int64(), pa.float64()
 
 _GOOD: Mapping[str, tuple[Any, ...]] = {
-    "seed": (None, 0, 7, 2**32 - 1, 2**53),
+    "seed": (None, 0, 7, 2**32 - 1, 2**53 - 1),
     "seeds": (None, [0], [3, 1, 3], [2**62]),
     "guidance_scale": (None, 0.0, 1.0, 7.5, 1000.0),
     "steps": (None, 1, 4, 1000),
