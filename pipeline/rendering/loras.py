@@ -49,20 +49,19 @@ def _load(stock: Any, path: Path, name: str) -> None:
 
 
 def _wanted(stock: Any, path: Path) -> dict[str, set[str]]:
-    """Return the layers that a file has weights for, each once for each of its keys, by the part they belong to."""
+    """Return the keys of a file as PEFT names them, by the part of the pipeline they belong to."""
     told = {"unet_config": stock.unet.config} if hasattr(stock, "unet") else {}
+    parts: dict[str, dict[str, Any]] = {}
     try:
         found = stock.lora_state_dict(
             path.parent, weight_name=path.name, use_safetensors=True, local_files_only=True, **told
         )
+        for key, tensor in (found[0] if isinstance(found, tuple) else found).items():
+            part, _, inside = key.partition(".")
+            parts.setdefault(part, {})[inside] = tensor
+        return {part: set(_as_peft(stock, part, keys)) for part, keys in parts.items()}
     except _BROKEN as error:
         raise ModelError(f"the LoRA cannot be loaded: {error}", where=str(path)) from error
-    state: Mapping[str, Any] = found[0] if isinstance(found, tuple) else found
-    parts: dict[str, dict[str, Any]] = {}
-    for key, tensor in state.items():
-        part, _, inside = key.partition(".")
-        parts.setdefault(part, {})[inside] = tensor
-    return {part: set(_as_peft(stock, part, keys)) for part, keys in parts.items()}
 
 
 def _as_peft(stock: Any, part: str, keys: dict[str, Any]) -> list[str]:
