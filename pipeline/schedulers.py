@@ -222,7 +222,12 @@ def name_of_class(class_name: str, config: Mapping[str, object]) -> str:
     named = {name: kind for name, kind in SCHEDULERS.items() if kind.class_name == class_name}
     if not named:
         allowed = ", ".join(dict.fromkeys(kind.class_name for kind in SCHEDULERS.values()))
-        raise ModelError("this model's scheduler is not supported", where=where, value=class_name, allowed=allowed)
+        raise ModelError(
+            "this model's scheduler is not supported",
+            where="model_index.json: scheduler",
+            value=class_name,
+            allowed=allowed,
+        )
     broken = unusable(class_name, config, constructed_only=True)
     if broken is not None:
         raise ModelError(

@@ -13,6 +13,7 @@ import torch
 from diffusers.utils import DummyObject
 
 from pipeline.errors import InputError, ModelError
+from pipeline.model.family import FAMILIES
 from pipeline.rendering.timetables import ModelSchedulers, build_scheduler
 from pipeline.scheduler_classes import DEFAULTS, PACKAGES
 from pipeline.schedulers import (
@@ -144,6 +145,14 @@ def test_heun_by_flow_matching_takes_no_shift_by_size() -> None:
     assert unusable_setting("flow_match_euler", config) is None
     with pytest.raises(TypeError, match="mu"):
         diffusers.FlowMatchHeunDiscreteScheduler.from_config(config).set_timesteps(4, mu=0.5)
+
+
+def test_pipelines_that_give_a_shift_by_size_take_no_heun() -> None:
+    """Stable Diffusion 3 gives one only where the configuration asks for it."""
+    for name, family in FAMILIES.items():
+        if family.flow and name != "StableDiffusion3Pipeline":
+            source = inspect.getsource(getattr(diffusers, name).__call__)
+            assert ("mu=mu" in source or '"mu": mu' in source) == ("flow_match_heun" not in family.schedulers()), name
 
 
 def works(name: str, config: Mapping[str, Any]) -> bool:
