@@ -3,7 +3,7 @@
 import re
 from urllib.parse import urlsplit
 
-from pipeline.distributed.address import DASHBOARD_PORT
+from pipeline.distributed.address import DASHBOARD_PORT, refused_token
 from pipeline.errors import JobFileError
 
 CLIENT_PORT, NODES_PORT = 10001, 6379
@@ -38,20 +38,27 @@ def checked_cluster(text: str | None) -> str | None:
 def check_alive(address: str, *, given: str) -> None:
     """Ask the head whether it is alive; ``JobFileError`` tells what answers there instead, if anything does.
 
-    Ray would ask for minutes. A head that wants a token is alive: whether ours is right, Ray finds out.
+    Ray would ask for minutes.
     """
     import grpc
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
     from ray._private.grpc_utils import init_grpc_channel
     from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
     from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+    from ray.exceptions import AuthenticationError
 
     with init_grpc_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=ANSWER_S)
+        except AuthenticationError as error:  # there is no token where one is said to be
+            raise refused_token(given, str(error)) from None
         except grpc.RpcError as error:
-            if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-                return
-            reason = _reason(error.code().name, error.details() or "")
+            details = error.details() or ""
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                if given == "auto":  # Ray then looks for a token of this user
+                    return
+                raise refused_token(given, details if is_token_auth_enabled() else "Authentication required") from None
+            reason = _reason(error.code().name, details)
             raise _bad(f"no Ray cluster can be joined there: {reason}{_hint(address)}", given) from None
 
 

@@ -52,6 +52,12 @@ def test_only_the_right_token_is_let_in(trial: Trial) -> None:
     assert all(trial.cluster.token not in text for text in (wrong, none, unread))
 
 
+def test_a_driver_that_joins_needs_the_token_too(trial: Trial) -> None:
+    join = ("render", "job.yaml", "--output", "out", "--address", f"127.0.0.1:{trial.cluster.gcs_port}")
+    assert "the cluster refuses the token" in said(trial.user, *join, code=2, RAY_AUTH_TOKEN="0" * 64)
+    assert "asks for a token, and none was given" in said(trial.user, *join, code=2, RAY_AUTH_MODE="disabled")
+
+
 def test_the_port_of_the_nodes_is_not_the_dashboards(trial: Trial) -> None:
     address = f"http://127.0.0.1:{trial.cluster.gcs_port}"
     assert "does not speak http" in said(trial.user, "submit", "job.yaml", "--address", address, code=2)
