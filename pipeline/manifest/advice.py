@@ -24,7 +24,7 @@ def as_mapping(columns: Mapping[str, str | None]) -> str:
 def _as_yaml(name: str) -> str:
     if _PLAIN.fullmatch(name) and name.lower() not in _YAML_WORDS:
         return name
-    return json.dumps(name, ensure_ascii=False)
+    return json.dumps(name, ensure_ascii=not name.isprintable())
 
 
 def near_names(extras: Iterable[str], settings: Collection[str]) -> Iterator[str]:
@@ -55,7 +55,7 @@ def prompt_advice(names: Iterable[str]) -> str:
     """Return what to write for a manifest without a prompt column."""
     alike = [name for name in names if meant(name) == "prompt"]
     mappings = [as_mapping({name: "prompt"}) for name in alike] or ["{<its name>: prompt}"]
-    options = [f"'{name}=prompt'" for name in alike] or ["'<its name>=prompt'"]
+    options = [shlex.quote(f"{name}=prompt") for name in alike] or ["'<its name>=prompt'"]
     return (
         f"a column `prompt`, or its name in manifest_columns: {' or '.join(mappings)} of a job, "
         f"or in `darkroom manifest … --column {' or '.join(options)}`"
@@ -63,9 +63,9 @@ def prompt_advice(names: Iterable[str]) -> str:
 
 
 def renaming_advice(reserved: Collection[str], taken: Collection[str]) -> str:
-    """Return what to write for extra columns whose names the metadata needs for itself."""
+    """Return what to write for columns of a file whose names the metadata needs for itself."""
     renamed = {name: _free(f"source_{name}", taken) for name in reserved}
-    options = " ".join(f"--column {theirs}={new}" for theirs, new in renamed.items())
+    options = " ".join(f"--column {shlex.quote(f'{theirs}={new}')}" for theirs, new in renamed.items())
     dropped = as_mapping(dict.fromkeys(reserved))
     return (
         f"manifest_columns: {as_mapping(renamed)} renames, {dropped} leaves out; "

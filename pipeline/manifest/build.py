@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import ManifestError, OutputError
@@ -25,6 +26,7 @@ from pipeline.manifest.columns import (
     meaning_of,
     near_name_warnings,
 )
+from pipeline.manifest.foreign_names import meant
 from pipeline.manifest.parse import CELLS, Cell
 from pipeline.manifest.signs import Signs
 from pipeline.manifest.sources import FORMATS, Format, Row
@@ -177,6 +179,7 @@ class _Columns:
     def begin(self) -> None:
         """Forget what was seen of the rows."""
         self._signs, self._quotes, self._hashes = Signs(), 0, 0
+        self._header: str | None = None
 
     def keep_as_json(self, name: str) -> None:
         self._types[name] = None
@@ -214,6 +217,8 @@ class _Columns:
     def _parsed(self, cell: Cell, value: Any, line: int, name: str) -> Any:
         if value is None or value != value:  # NaN, as Python's json writes a number that is missing
             return None
+        if isinstance(value, str) and not pa.types.is_string(cell.kind) and not value.strip():
+            return None
         try:
             return cell.parse(value)
         except (ValueError, OverflowError):
@@ -222,11 +227,14 @@ class _Columns:
 
     def _look_at(self, table: pa.Table, group: Numbered) -> None:
         self._signs.see(table)
-        if self._quoted is not None:
-            cells = (cell for _, row in group for cell in row.values() if cell)
-            self._quotes += sum(self._quoted.fullmatch(cell) is not None for cell in cells)
-        if self._source.suffix.lower() == ".txt":
-            self._hashes += sum(row["prompt"].startswith("#") for _, row in group)
+        if self._quoted is None or not group:
+            return
+        cells = (cell for _, row in group for cell in row.values() if cell)
+        self._quotes += sum(self._quoted.fullmatch(cell) is not None for cell in cells)
+        self._hashes += pc.sum(pc.starts_with(table["prompt"], "#")).as_py() or 0
+        line, first = group[0]
+        if line == 1 and meant(first.get("prompt") or "") == "prompt":  # only a list has a prompt in line 1
+            self._header = first["prompt"]
 
     def warnings(self) -> Iterator[str]:
         """Yield sentences about what may not mean what it seems."""
@@ -238,6 +246,8 @@ class _Columns:
             yield f"cells that begin and end with quotes: {self._quotes:,}; the quotes are kept as part of the text"
         if self._hashes:
             yield f"prompts that begin with #: {self._hashes:,}; they are drawn as text, as every line is"
+        if self._header:
+            yield f"the first line, {self._header!r}, is drawn as text; a table with a header ends in .csv or .tsv"
 
 
 def _groups(rows: Iterator[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:

@@ -218,9 +218,13 @@ def _check_complete(matched: Mapping[str, str], names: Sequence[str], where: str
         )
 
 
-def check_reserved(extras: Iterable[str], reserved: frozenset[str], where: str) -> None:
-    """``ManifestError`` when extra columns have names that the metadata needs for itself."""
-    extras = list(extras)
+def check_reserved(extras: Mapping[str, str], reserved: frozenset[str], where: str) -> None:
+    """``ManifestError`` when extra columns (new name → theirs) have names that the metadata needs or cannot hold."""
+    for name in extras:
+        if "\0" in name:  # pandas and datasets read it as a blank
+            raise ManifestError(
+                "NUL character in the name of a column", where=where, value=name, allowed="a name without NUL"
+            )
     taken = [name for name in extras if name in reserved or name in BATCH_SCHEMA.names]
     if taken:
         many = len(taken) > 1
@@ -229,7 +233,7 @@ def check_reserved(extras: Iterable[str], reserved: frozenset[str], where: str) 
             f"{', '.join(taken)}",
             where=where,
             value=taken if many else taken[0],
-            allowed=renaming_advice(taken, [*extras, *reserved]),
+            allowed=renaming_advice([extras[name] for name in taken], [*extras, *reserved]),
         )
 
 

@@ -142,15 +142,25 @@ def _list_folder(root: Path, patterns: tuple[str, ...]) -> _Listed:
 
 
 def _each_once(root: Path, found: dict[str, Path | None]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The keys in order, each file once, and the names of links that lead to one of the others."""
-    seen = {root.resolve() / key for key, real in found.items() if real is None} if any(found.values()) else set()
+    """The keys in order, each file once, and the names of links that lead to one of the others.
+
+    A file is read again where folders state other columns for it.
+    """
+    top = root.resolve()
+    seen = (
+        {(top / key, *_stating(key)) for key, real in found.items() if real is None} if any(found.values()) else set()
+    )
     keys, twice = list[str](), list[str]()
     for key in sorted(found, key=os.fsencode):
         real = found[key]
-        (twice if real in seen else keys).append(key)
+        (twice if real and (real, *_stating(key)) in seen else keys).append(key)
         if real is not None:
-            seen.add(real)
+            seen.add((real, *_stating(key)))
     return tuple(keys), tuple(twice)
+
+
+def _stating(key: str) -> list[str]:
+    return [name for name in key.split("/")[:-1] if "=" in name]
 
 
 def _parquet_below(root: Path, names: tuple[str, ...]) -> Iterable[str]:

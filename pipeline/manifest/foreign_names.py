@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Mapping
 
 SIZE = "size"
@@ -40,9 +41,21 @@ _NOT_MISSPELT = frozenset({"speed", "steep", "stems", "stops", "weight", "weight
 _LIKENESS = 0.8
 
 
+_CYRILLIC = (
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0455\u0458\u0501\u04bb\u051d\u0442\u043d\u0432\u043c\u043a"
+)
+_GREEK = "\u03bf\u03b1\u03b9\u03c1\u03bd\u03c4\u03ba\u03c5"
+_ALIKE = str.maketrans(_CYRILLIC + _GREEK, "aeopcyxisjdhwthbmk" + "oaipvtku")
+"""Letters of other alphabets, small or capital, that look like Latin ones."""
+
+
 def normalised(name: str) -> str:
-    """Return the letters and digits of a name in small letters: ``CFG Scale``, ``cfg_scale`` and ``cfgScale`` agree."""
-    return re.sub(r"[\W_]+", "", name.casefold())
+    """Return the letters and digits of a name in small Latin letters, so that names that look alike agree.
+
+    ``CFG Scale``, ``cfg_scale`` and ``cfgScale`` agree, and so do full-width, Cyrillic and Greek letters like them.
+    """
+    plain = unicodedata.normalize("NFKC", name).casefold().translate(_ALIKE)
+    return re.sub(r"[\W_]+", "", plain)
 
 
 _MEANT: Mapping[str, str] = {

@@ -28,7 +28,9 @@ def as_names(column: pa.Array, name: str, verdicts: Verdicts) -> pa.Array:
     if t.is_floating(kind):
         return _of_floats(column, name, verdicts)
     if t.is_decimal(kind):
-        return _without_zeros(column.cast(pa.string()))
+        return _without_zeros(
+            pa.array([None if cell is None else f"{cell:f}" for cell in column.to_pylist()], pa.string())
+        )
     if t.is_temporal(kind):
         return _of_times(column, name, verdicts)
     if t.is_fixed_size_binary(kind) and kind.byte_width == _UUID_BYTES:

@@ -56,12 +56,16 @@ def whole_numbers(column: pa.Array, low: int, high: int) -> Numbers:
         missing = mask_of(pc.is_null(column))
         values = column.fill_null(0).to_numpy(zero_copy_only=False)
         return _in_range(values, missing, low, high)
-    return _of_texts(column.cast(pa.string()), low, high)
+    return _of_texts(_digits(column), low, high)
 
 
 def real_numbers(column: pa.Array, high: float) -> Numbers:
-    """Return the finite numbers from 0 to ``high`` as floats. The column is plain (``cells.decoded``)."""
+    """Return the finite numbers from 0 to ``high`` as floats. The column is plain (``cells.decoded``).
+
+    Decimals are read as text: Arrow's own conversion gives 7.300000000000001 for 7.3.
+    """
     no_number = np.zeros(len(column), np.bool_)
+    column = _digits(column) if t.is_decimal(column.type) else column
     if t.is_string(column.type) or t.is_null(column.type):
         texts = pc.utf8_trim_whitespace(column.cast(pa.string()))
         texts = pc.if_else(pc.equal(texts, ""), None, texts)
@@ -91,6 +95,12 @@ def mask_of(mask: pa.Array) -> Mask:
     """Return a mask in which null counts as false."""
     filled: Mask = pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
     return filled
+
+
+def _digits(column: pa.Array) -> pa.Array:
+    """Return texts or decimals as text; Arrow writes a decimal 0 with many places as ``0E-10``."""
+    texts = column.cast(pa.string())
+    return pc.replace_substring_regex(texts, r"^0E-[0-9]+$", "0") if t.is_decimal(column.type) else texts
 
 
 def _of_floats(column: pa.Array, low: int, high: int) -> Numbers:

@@ -22,6 +22,7 @@ from pipeline.manifest.columns import (
     near_name_warnings,
 )
 from pipeline.manifest.find import Found, find_files
+from pipeline.manifest.pandas_index import lost_index, lost_index_warnings
 from pipeline.manifest.partitions import Stated, partition_warnings, stated_columns
 from pipeline.manifest.rules import RowRules
 from pipeline.manifest.uniting import READERS, settled_type
@@ -126,6 +127,7 @@ def open_manifest(uri: str, *, columns: ColumnMapping, rules: RowRules, s3: S3Se
         warnings=(
             *found.warnings,
             *stated,
+            *lost_index_warnings(footer.lost_index for footer in footers.values()),
             *near_name_warnings(alike.values(), mapping),
             *form_warnings(extra_schema),
         ),
@@ -138,6 +140,8 @@ class _Footer:
     row_groups: tuple[int, ...]
     is_export: bool
     """Whether it is a table of one of Darkroom's exports."""
+    lost_index: str | None
+    """The pandas index that is in no column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +223,12 @@ def _footer(store: ObjectStore, key: str) -> _Footer:
             read = ParquetReader(file)
             schema = read.schema
             marks = schema.metadata or {}
-            return _Footer(schema=schema.remove_metadata(), row_groups=read.row_groups, is_export=EXPORT_MARK in marks)
+            return _Footer(
+                schema=schema.remove_metadata(),
+                row_groups=read.row_groups,
+                is_export=EXPORT_MARK in marks,
+                lost_index=lost_index(schema),
+            )
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ManifestError(
             f"this is not a Parquet file: {str(error).partition('. ')[0].splitlines()[0]}",

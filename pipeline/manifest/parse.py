@@ -12,6 +12,8 @@ _WHOLE = re.compile(r"\d+(\.0*)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _CUT = re.compile(r"0\d+", re.ASCII)
 _THOUSANDS = re.compile(r"\d{1,3}\.000", re.ASCII)
+_EXACT = 2**53
+"""Floats are whole numbers one and all below this."""
 _PLAIN = "without separators of thousands"
 
 
@@ -32,14 +34,22 @@ def _text(value: Any) -> str:
 
 
 def _name(value: Any) -> str:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+    """Numbers without a fraction as text, as from Parquet."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        value = int(value)
+    return str(value) if isinstance(value, int) else _text(value)
 
 
 def _whole(value: Any, bits: int) -> int:
-    """pandas writes 3.0 into a column of whole numbers with gaps; 3.000 may be three thousand."""
+    """pandas writes 3.0 into a column of whole numbers with gaps; 3.000 may be three thousand.
+
+    A JSON number with a fraction of 2^53 or more is refused: as a float it may be rounded from its neighbour.
+    """
     if isinstance(value, str) and _WHOLE.fullmatch(value.strip()) and not _THOUSANDS.fullmatch(value.strip()):
         value = int(value.strip().partition(".")[0])
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**bits:
         raise ValueError

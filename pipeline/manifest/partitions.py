@@ -80,6 +80,9 @@ def _why_not(
     if name in mapping:
         return None
     meaning = meaning_of(name, mapping)
+    same = next((other for other in names if meaning_of(other, mapping) == meaning), None)
+    if same is not None:
+        return f"the column {same} is in files, and folders are named like it ({example}); the files' cells are used"
     if meaning in COLUMNS:
         return (
             f"folders are named like the setting {meaning} ({example}), which has no effect; "

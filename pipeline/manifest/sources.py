@@ -101,7 +101,8 @@ def _names(reader: Any, path: Path, dialect: Mapping[str, Any]) -> list[str]:
             f"this file is separated by {_SEPARATORS[other[0]]}",
             where=f"{path}, line 1",
             value=cells[0],
-            allowed=f"{_SEPARATORS[own]} in a {path.suffix} file; tabs in a .tsv file",
+            allowed=f"{_SEPARATORS[own]} in a {path.suffix} file; "
+            + ("commas in a .csv file" if own == "\t" else "tabs in a .tsv file"),
         )
     return [_unquoted(trimmed(cell)) for cell in cells]
 
@@ -215,12 +216,12 @@ def _check_no_table(line: str, path: Path) -> None:
 _JSON = Format(_json_rows, None)
 
 FORMATS: Mapping[str, Format] = {
-    ".csv": Format(_csv_rows, _csv_header, re.compile(r'\s+".*"\s*', re.DOTALL)),
-    ".tsv": Format(_tsv_rows, _tsv_header, re.compile(r'\s*".*"\s*', re.DOTALL)),
+    ".csv": Format(_csv_rows, _csv_header, re.compile(r"""\s+".*"\s*|\s*'.*'\s*""", re.DOTALL)),
+    ".tsv": Format(_tsv_rows, _tsv_header, re.compile(r"""\s*(?:".*"|'.*')\s*""", re.DOTALL)),
     ".jsonl": _JSON,
     ".ndjson": _JSON,
     ".json": _JSON,
-    ".txt": Format(_txt_rows, _txt_header, re.compile(r'".*",?')),
+    ".txt": Format(_txt_rows, _txt_header, re.compile(r"""(?:".*"|'.*'),?""")),
 }
 """By the end of the file's name."""
 

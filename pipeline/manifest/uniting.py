@@ -46,7 +46,7 @@ def _fits(store: ObjectStore, key: str, name: str, kind: pa.DataType) -> bool:
     with store.open(key) as file:
         for batch in ParquetReader(file).batches(_BATCH_ROWS, [name]):
             try:
-                converted(arrow_types.as_plain(batch.column(0)), kind)
+                converted(arrow_types.as_plain(batch.column(name)), kind)
             except pa.ArrowException:
                 return False
     return True

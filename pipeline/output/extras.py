@@ -42,6 +42,8 @@ def converted(column: AnyArray, kind: pa.DataType) -> AnyArray | pa.Array:
     """
     if column.type != kind and t.is_string(kind) and not t.is_null(column.type):
         return pa.array([None if value is None else str(value) for value in python_values(column)], kind)
+    if t.is_decimal(column.type) and t.is_floating(kind):  # Arrow's own conversion gives 29.990000000000002 for 29.99
+        column = column.cast(pa.string())
     return column.cast(kind)
 
 

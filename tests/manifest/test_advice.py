@@ -32,7 +32,7 @@ def test_samplers_of_the_web_ui_are_answered_with_our_names(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["a", "CFG Scale", "Text:", "null", "On", 'a "b"', "1", "é", "a: b", "#", "", "{", "~", " x"]
+    "name", ["a", "CFG Scale", "Text:", "null", "On", 'a "b"', "1", "é", "a: b", "#", "", "{", "~", " x", "se\u200bed"]
 )
 def test_mappings_are_yaml(name: str) -> None:
     assert parse_yaml(as_mapping({name: "prompt", "url": None})) == {name: "prompt", "url": None}

@@ -78,7 +78,10 @@ def test_cells_as_programs_write_them(tmp_path: Path) -> None:
         "num_inference_steps": [10, None],
         "seeds": [[1, 2], [3, 4]],
     }
-    assert built(tmp_path, "p.jsonl", '{"prompt": "a", "prompt_id": 5}\n')["prompt_id"].to_pylist() == ["5"]
+    lines = "".join(f'{{"prompt": "a", "prompt_id": {text}, "seed": " "}}\n' for text in ("5", "6.0", "true", "NaN"))
+    read = built(tmp_path, "p.jsonl", lines)
+    assert read["prompt_id"].to_pylist() == ["5", "6", "true", None]
+    assert read["seed"].to_pylist() == [None] * 4
 
 
 def test_a_header_alone_is_a_manifest_without_rows(tmp_path: Path) -> None:
@@ -122,6 +125,9 @@ def test_blank_lines_are_left_out_and_counted(tmp_path: Path) -> None:
         ("p.csv", "prompt,prompt \n", "several columns have the same name"),
         ("p.jsonl", '{"prompt": "a", "seed": 1.5}\n', "line 1, column seed"),
         ("p.jsonl", '{"prompt": "a", "seed": true}\n', "line 1, column seed"),
+        ("p.jsonl", '{"prompt": "a", "seed": 9007199254740993.0}\n', "line 1, column seed"),
+        ("p.jsonl", '{"prompt": "a", "seeds": [1e17]}\n', "line 1, column seeds"),
+        ("p.tsv", "prompt,seed\na,1\n", "commas in a .csv file"),
         ("p.jsonl", '{"prompt": 5}\n', "line 1, column prompt"),
         ("p.jsonl", '{"prompt": "\\ud800"}\n', "line 1"),
         ("p.jsonl", '{"prompt": "a", "guidance_scale": 1' + "0" * 400 + "}\n", "a finite number"),
@@ -220,6 +226,14 @@ def test_what_may_not_be_meant_is_counted(tmp_path: Path) -> None:
     assert hashes.startswith("prompts that begin with #: 1;")
     (tmp_path / "p.csv").write_text('prompt,note\n"a ""b""", "c"\n')
     assert len(build_manifest(tmp_path / "p.csv", tmp_path / "m.parquet").warnings) == 1
+    (tmp_path / "p.csv").write_text("prompt,note\n# a comment,'b'\n")
+    quotes, hashes = build_manifest(tmp_path / "p.csv", tmp_path / "m.parquet").warnings
+    assert quotes.startswith("cells that begin and end with quotes: 1;")
+    assert hashes.startswith("prompts that begin with #: 1;")
+    (tmp_path / "p.txt").write_text("Prompt\na\n")
+    assert build_manifest(tmp_path / "p.txt").warnings == (
+        "the first line, 'Prompt', is drawn as text; a table with a header ends in .csv or .tsv",
+    )
 
 
 def test_the_default_place_replaces_only_what_was_built_from_the_same_file(tmp_path: Path) -> None:

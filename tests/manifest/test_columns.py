@@ -14,7 +14,7 @@ MEANT = {
     "prompt": ["caption", "text", "TEXT", "Caption", "promt", "positive", "propmt"],
     "negative_prompt": ["Negative Prompt", "negativePrompt", "negative", "neg_prompt", "negativ_prompt"],
     "prompt_id": ["id", "key", "promptId", "image_id"],
-    "seed": ["random_seed", "noise_seed", "Seed:", "randomSeed"],
+    "seed": ["random_seed", "noise_seed", "Seed:", "randomSeed", "s\u0435\u0435d", "\uff33\uff45\uff45\uff44"],
     "guidance_scale": ["cfg", "cfg_scale", "CFG Scale", "cfgScale", "guidance", "guidence_scale", "guidanceScale"],
     "num_inference_steps": ["n_steps", "Steps: ", "num_steps", "inference_steps", "step", "numInferenceSteps"],
     "scheduler": ["Sampler", "sampler_name", "Sampling Method", "sheduler", "schedular"],
@@ -95,6 +95,21 @@ def test_names_of_the_metadata_travel_under_another_name_or_not_at_all(tmp_path:
         "source_file": "a.png", "source_width": 1, "source_height": 2
     }  # fmt: skip
     assert "status" not in row
+
+
+def test_advice_names_the_column_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.parquet", {"prompt": ["a"], "its name": [1]})
+    with pytest.raises(ManifestError, match="Darkroom's own metadata: file_name") as caught:
+        opened(path, {"its name": "file_name"})
+    assert "{its name: source_its name} renames" in str(caught.value.allowed)
+    assert "--column 'its name=source_its name'" in str(caught.value.allowed)
+
+
+def test_a_name_with_nul_cannot_travel(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.parquet", {"prompt": ["a"], "a\0b": [1]})
+    with pytest.raises(ManifestError, match="NUL"):
+        opened(path)
+    assert opened(path, {"a\0b": "x"}).extra_schema.names == ["x"]
 
 
 def test_a_name_may_be_another_column_s_old_name(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -211,6 +212,17 @@ def test_folders_behind_links_are_read_and_every_file_once(tmp_path: Path) -> No
     assert "read once; left out: latest/b.parquet" in warning
 
 
+def test_a_file_behind_two_links_is_read_for_each_value_that_their_folders_state(tmp_path: Path) -> None:
+    blob = write(tmp_path / "blobs" / "abc", {"prompt": ["a"]})
+    for folder in ("seed=1", "seed=2", "seed=2/more"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        (tmp_path / "in" / folder / "x.parquet").symlink_to(blob)
+    manifest = opened(tmp_path / "in", {"seed": "seed"})
+    assert [row["seeds"] for row in rows(manifest)] == [[1], [2]]
+    (warning,) = manifest.warnings
+    assert warning.endswith("left out: seed=2/x.parquet")
+
+
 @pytest.mark.parametrize("name", ["loop.parquet", "loop"])
 def test_links_that_go_in_a_circle(tmp_path: Path, name: str) -> None:
     write(tmp_path / "a.parquet", {"prompt": ["a"]})
@@ -266,6 +278,7 @@ BIG = 2**53 + 1
         (pa.array(["a"]), pa.array([None], pa.float64()), pa.string(), ["a", None]),
         (pa.array(["a"]), pa.array([1]), pa.string(), ["a", "1"]),
         (pa.array([True]), pa.array([1]), pa.string(), ["True", "1"]),
+        (pa.array([Decimal("29.99")]), pa.array([1.5]), pa.float64(), [29.99, 1.5]),
         (pa.array([[1]]), pa.array([[1.5]]), pa.list_(pa.float64()), [[1.0], [1.5]]),
         (pa.array([10**11], pa.timestamp("s")), pa.array([5], pa.timestamp("ns")), pa.string(), None),
     ],
@@ -280,6 +293,12 @@ def test_types_that_differ_between_files_are_united_as_between_launches(
         assert manifest.extra_schema == pa.schema([("x", kind)])
         read = [row["x"] for row in rows(manifest)]
         assert values is None or read == (values if names == "ab" else values[::-1])
+
+
+def test_a_name_with_a_dot_is_united_by_its_own_values(tmp_path: Path) -> None:
+    for name, value in (("a", 1), ("b", 0.5)):
+        write(tmp_path / f"{name}.parquet", {"x": [{"y": "text"}], "x.y": [value], "prompt": ["p"]})
+    assert opened(tmp_path).extra_schema.field("x.y").type == pa.float64()
 
 
 def test_a_bucket_is_read_as_a_folder_is(tmp_path: Path, s3_bucket: str) -> None:

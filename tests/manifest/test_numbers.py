@@ -30,6 +30,7 @@ def one_column(folder: Path, name: str, column: pa.Array) -> Path:
         (pa.array([Decimal(LAST), None, Decimal(7)], pa.decimal128(20, 0)), [LAST, None, 7]),
         (pa.array([Decimal("7.00"), Decimal(2**53 + 1)], pa.decimal128(38, 2)), [7, 2**53 + 1]),
         (pa.array([Decimal(7)], pa.decimal256(60, 10)), [7]),
+        (pa.array([Decimal(0), Decimal(7)], pa.decimal128(38, 18)), [0, 7]),
         (pa.array([Decimal(7)], pa.decimal32(5, 1)), [7]),
         (pa.array([7.0, NAN, None, 2.0**53 - 1]), [7, None, None, 2**53 - 1]),
         (pa.array([7.0, 2.0**24 - 1], pa.float32()), [7, 2**24 - 1]),
@@ -120,6 +121,14 @@ def test_guidance_as_text(tmp_path: Path, text: str, expected: float | str) -> N
     assert found == expected
 
 
+@pytest.mark.parametrize("kind", [pa.decimal128(4, 1), pa.decimal128(38, 18), pa.decimal256(60, 10)], ids=str)
+def test_guidance_as_a_decimal_is_the_number_that_is_written(tmp_path: Path, kind: pa.DataType) -> None:
+    texts = ["7.3", "3.3", "12.7", "0.0"]
+    column = pa.array([Decimal(text) for text in texts], kind)
+    read = rows(opened(one_column(tmp_path, "guidance_scale", column)))
+    assert [row["guidance_scale"] for row in read] == [float(text) for text in texts]
+
+
 @pytest.mark.parametrize(
     ("column", "expected"),
     [
@@ -130,6 +139,8 @@ def test_guidance_as_text(tmp_path: Path, text: str, expected: float | str) -> N
         (pa.array([Decimal(10**37)], pa.decimal128(38, 0)), str(10**37)),
         (pa.array([Decimal("7.50")]), "7.5"),
         (pa.array([Decimal("100.00")]), "100"),
+        (pa.array([Decimal(0)], pa.decimal128(38, 18)), "0"),
+        (pa.array([Decimal("0.0000001")], pa.decimal128(38, 18)), "0.0000001"),
         (pa.array([True]), "true"),
         (pa.array([date(9999, 12, 31)]), "9999-12-31"),
         (pa.array([datetime(2026, 1, 2, 3, 4, 5)], pa.timestamp("ns")), "2026-01-02 03:04:05"),

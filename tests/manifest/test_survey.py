@@ -40,7 +40,7 @@ def test_many_values_are_counted_up_to_a_limit(tmp_path: Path, monkeypatch: pyte
     [
         "a (ring:1.3)", "a ((ring))", "a <lora:ink:0.8>", "<hypernet:x:1>", "__color__ star", "{red|blue} star",
         "a star BREAK a ring", "a cross AND a circle:1.2", "a [red:blue:0.5] star", "a [red|blue] star",
-        "--prompt a --seed 7", "a star --ar 16:9 --v 5",
+        "--prompt a --seed 7", "a star --ar 16:9 --v 5", "Negative prompt: ugly", "a\nSteps: 20, Sampler: Euler a",
     ],
 )  # fmt: skip
 def test_signs_of_other_programs(prompt: str) -> None:
@@ -48,6 +48,13 @@ def test_signs_of_other_programs(prompt: str) -> None:
     signs.see(pa.table({"prompt": ["a red star", prompt, None], "negative_prompt": ["(bad:2)", None, None]}))
     (said,) = signs.warnings()
     assert said.startswith("2 prompts hold signs")
+
+
+def test_words_for_an_absent_value_are_counted() -> None:
+    signs = Signs()
+    signs.see(pa.table({"prompt": ["nan", "a", "none of them"], "negative_prompt": [" NULL ", None, r"\N"]}))
+    (said,) = signs.warnings()
+    assert "such as 'nan': 3; they are drawn as text" in said
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,15 @@ def test_cells_are_read_as_meant_or_refused(
     assert not refused or writer == "pandas"
 
 
+def test_an_index_that_pandas_keeps_as_a_range_is_said(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"prompt": ["a", "b"]}, index=pd.RangeIndex(5, 7, name="seed"))
+    frame.to_parquet(tmp_path / "m.parquet")
+    (warning,) = opened(tmp_path / "m.parquet").warnings
+    assert warning.startswith("the pandas index 'seed' is no column of the file and has no effect")
+    frame.reset_index().to_parquet(tmp_path / "m.parquet")
+    assert opened(tmp_path / "m.parquet").warnings == ()
+
+
 def test_a_seed_that_pandas_has_rounded_is_refused_not_drawn(tmp_path: Path) -> None:
     frame = pd.DataFrame({"prompt": ["a", "b"], "seed": [2**53 + 3, np.nan]})
     frame.to_parquet(tmp_path / "m.parquet")
