@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both make `.venv` first, with everything pinned.
-# On a machine without an NVIDIA GPU: `make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu`, which fetches less.
+# On a machine without an NVIDIA GPU: `make demo TORCH=cpu`, which fetches less.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,8 +7,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DEVELOPMENT := $(VENV)/ready-for-development
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Another index for torch, such as https://download.pytorch.org/whl/cpu: without, PyPI's build, on Linux that for CUDA.
-TORCH_INDEX ?=
+# Where torch comes from. Empty: from PyPI, whose build for Linux is the one for CUDA. `TORCH=cpu` takes the index of
+# CPU builds that the container image takes.
+TORCH ?=
+$(if $(filter-out cpu,$(TORCH)),$(error TORCH is `cpu`, or empty; it is `$(TORCH)`))
+TORCH_INDEX ?= $(if $(filter cpu,$(TORCH)),$(shell sed -n 's/^ARG TORCH_INDEX=//p' cluster/Dockerfile))
 
 .PHONY: help setup demo test explore faults cluster exits lint shapes-accuracy digests clean
 
