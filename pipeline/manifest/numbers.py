@@ -62,10 +62,9 @@ def whole_numbers(column: pa.Array, low: int, high: int) -> Numbers:
 def real_numbers(column: pa.Array, high: float) -> Numbers:
     """Return the finite numbers from 0 to ``high`` as floats. The column is plain (``cells.decoded``).
 
-    Decimals are read as text: Arrow's own conversion gives 7.300000000000001 for 7.3.
+    Decimals are read as Arrow reads them, which gives 7.300000000000001 for 7.3: runs made so continue.
     """
     no_number = np.zeros(len(column), np.bool_)
-    column = _digits(column) if t.is_decimal(column.type) else column
     if t.is_string(column.type) or t.is_null(column.type):
         texts = pc.utf8_trim_whitespace(column.cast(pa.string()))
         texts = pc.if_else(pc.equal(texts, ""), None, texts)

@@ -121,14 +121,6 @@ def test_guidance_as_text(tmp_path: Path, text: str, expected: float | str) -> N
     assert found == expected
 
 
-@pytest.mark.parametrize("kind", [pa.decimal128(4, 1), pa.decimal128(38, 18), pa.decimal256(60, 10)], ids=str)
-def test_guidance_as_a_decimal_is_the_number_that_is_written(tmp_path: Path, kind: pa.DataType) -> None:
-    texts = ["7.3", "3.3", "12.7", "0.0"]
-    column = pa.array([Decimal(text) for text in texts], kind)
-    read = rows(opened(one_column(tmp_path, "guidance_scale", column)))
-    assert [row["guidance_scale"] for row in read] == [float(text) for text in texts]
-
-
 @pytest.mark.parametrize(
     ("column", "expected"),
     [
