@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ from pipeline.distributed.parcel import check_output
 from pipeline.import_path import RAYS_FOLDER
 from pipeline.overview import nothing_in
 from pipeline.planning.spending import Spending
-from pipeline.prepare import prepare
+from pipeline.prepare import Prepared, prepare
 
 if TYPE_CHECKING:
     from pipeline.distributed.report import Report
@@ -72,38 +72,38 @@ def render(
     if RAYS_FOLDER in Path.cwd().parts:  # of a job that was submitted, in whatever way
         check_output(given.output.uri or "")
     prepared = prepare(given, skip_bad_rows=skip_bad_rows, cache_folder=options.cache_folder())
-    options.print_warnings(prepared.warnings)
-    options.print_own_values(prepared.own_values)
-    for row in prepared.rejected:
-        typer.echo(f"skipped: {row}", err=True)
-    if not prepared.count.rows:
-        typer.echo(f"warning: {nothing_in(prepared)}", err=True)
-        from pipeline.distributed.launch import nothing_asked
-
-        report = nothing_asked(prepared)
-        typer.echo(report.as_json() if as_json else _as_text(report, verbose=verbose))
-        return
-
-    # Imported late: bad input is told about before torch and Ray are loaded, which takes seconds.
-    from jobs.progress import Display
-    from pipeline.distributed.launch import LaunchOptions, launch
-
-    chosen = LaunchOptions(
-        address=address,
-        cache_folder=options.cache_folder(),
-        limit=limit,
-        sample=sample,
-        retry_failed=retry_failed,
-        spending=spending,
-        images_per_s=rate,
-    )
-    with Display() as display:
-        report = launch(prepared, chosen, display.tell, display.update)
+    _tell_of_input(prepared)
+    report = _launched(
+        prepared,
+        address=address, limit=limit, sample=sample, retry_failed=retry_failed, spending=spending, images_per_s=rate,
+    )  # fmt: skip
     typer.echo(report.as_json() if as_json else _as_text(report, verbose=verbose))
     if report.stopped == "interrupted":
         raise typer.Exit(130)
     if report.failed > given.render.allowed_failures:
         raise typer.Exit(3)
+
+
+def _tell_of_input(prepared: Prepared) -> None:
+    options.print_warnings(prepared.warnings)
+    options.print_own_values(prepared.own_values)
+    for row in prepared.rejected:
+        typer.echo(f"skipped: {row}", err=True)
+    if not prepared.count.rows:
+        options.print_warnings([nothing_in(prepared)])
+
+
+def _launched(prepared: Prepared, **chosen: Any) -> "Report":
+    """Return the report of a launch; ``chosen`` are fields of ``LaunchOptions``."""
+    # Imported late: bad input is told about before torch and Ray are loaded, which takes seconds.
+    from jobs.progress import Display
+    from pipeline.distributed.launch import LaunchOptions, launch, nothing_asked
+
+    if not prepared.count.rows:
+        return nothing_asked(prepared)
+    launch_options = LaunchOptions(cache_folder=options.cache_folder(), **chosen)
+    with Display() as display:
+        return launch(prepared, launch_options, display.tell, display.update)
 
 
 def _as_text(report: "Report", *, verbose: bool = False) -> str:

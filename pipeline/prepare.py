@@ -113,38 +113,13 @@ def prepare(job: Job, *, skip_bad_rows: bool = False, cache_folder: Path | None 
 
     Rejected rows are an error unless ``skip_bad_rows``.
     """
-    loras = tuple(LoraSource.named(lora.model_dump()) for lora in job.model.loras)
-    source = ModelSource(
-        model_id=job.model.id,
-        revision=job.model.revision,
-        loras=loras,
-        checked=job.render.safety_checker != "off",
-        s3=s3_settings(job),
-        cache_folder=cache_folder and cache_folder / "models",
-    )
+    source = _source(job, cache_folder)
     folder = source.folder(weights=False)
     model = read_facts(folder, single=bool(job.model.call))
     source.check(folder)
-    if job.render.safety_checker == "drop" and not has_checker(folder):
-        raise JobFileError(
-            "this model has no safety checker that could flag an image",
-            where="render.safety_checker",
-            value="drop",
-            allowed="flag or off for this model",
-        )
+    _check_checker(job, folder)
     axes = _axes(job, model)
-    rules = RowRules(
-        size_factor=model.size_factor,
-        schedulers=frozenset(model.family.schedulers()),
-        lists=frozenset(model.family.lists),
-        reserved=RESERVED,
-        max_side_px=model.max_side_px,
-        max_seed=MAX_SEED,
-        max_steps=MAX_STEPS,
-        max_guidance=MAX_GUIDANCE,
-        blocklist=read_blocklist(job.prompts.blocklist, s3_settings(job)) if job.prompts.blocklist else None,
-    )
-    manifest = open_manifest(job.manifest, columns=job.manifest_columns, rules=rules, s3=s3_settings(job))
+    manifest = open_manifest(job.manifest, columns=job.manifest_columns, rules=_rules(job, model), s3=s3_settings(job))
     check_apart(manifest, job.output.uri)
     rejections = Rejections(manifest, axes, model)
     windows = Windows(folder, model)
@@ -231,6 +206,41 @@ def s3_settings(job: Job) -> S3Settings:
 def library_versions() -> Mapping[str, str]:
     """Of what computes pixels."""
     return {name: version(name) for name in ("torch", "diffusers", "transformers")}
+
+
+def _source(job: Job, cache_folder: Path | None) -> ModelSource:
+    return ModelSource(
+        model_id=job.model.id,
+        revision=job.model.revision,
+        loras=tuple(LoraSource.named(lora.model_dump()) for lora in job.model.loras),
+        checked=job.render.safety_checker != "off",
+        s3=s3_settings(job),
+        cache_folder=cache_folder and cache_folder / "models",
+    )
+
+
+def _check_checker(job: Job, folder: Path) -> None:
+    if job.render.safety_checker == "drop" and not has_checker(folder):
+        raise JobFileError(
+            "this model has no safety checker that could flag an image",
+            where="render.safety_checker",
+            value="drop",
+            allowed="flag or off for this model",
+        )
+
+
+def _rules(job: Job, model: ModelFacts) -> RowRules:
+    return RowRules(
+        size_factor=model.size_factor,
+        schedulers=frozenset(model.family.schedulers()),
+        lists=frozenset(model.family.lists),
+        reserved=RESERVED,
+        max_side_px=model.max_side_px,
+        max_seed=MAX_SEED,
+        max_steps=MAX_STEPS,
+        max_guidance=MAX_GUIDANCE,
+        blocklist=read_blocklist(job.prompts.blocklist, s3_settings(job)) if job.prompts.blocklist else None,
+    )
 
 
 def _axes(job: Job, model: ModelFacts) -> Axes:

@@ -312,3 +312,20 @@ def test_to_and_from_s3(s3_bucket: str, s3_settings: S3Settings, tmp_path: Path)
     assert export(source, target, "imagefolder", lambda *_: None) == IMAGES
     table = pq.read_table(io.BytesIO(target.get("metadata.parquet")))
     assert {row["task_id"]: digest(target.get(row["file_name"])) for row in table.to_pylist()} == DIGESTS
+
+
+def test_columns_named_like_img2datasets_fields(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "out")
+    write_run(store, RUN)
+    shard = shard_of(1).append_column("manifest_key", pa.array(["theirs"]))
+    writer = PartWriter(store, shard.append_column("key", pa.array([2**64 - 1], pa.uint64())), FACTS)
+    writer.put(rendered(1), START)
+    writer.commit()
+    finalize(store)
+    export(store, LocalStore(tmp_path / "export"), "webdataset", lambda *_: None)
+    with tarfile.open(tmp_path / "export" / "00000.tar") as tar:
+        told = json.load(tar.extractfile("000000000.json"))  # type: ignore[arg-type]  # a file, not a folder
+    assert (told["key"], told["manifest_key"]) == ("000000000", "theirs")
+    assert told["manifest_manifest_key"] == str(2**64 - 1), "a text: datasets takes no such integer"
+    (row,) = pq.read_table(tmp_path / "export" / "00000.parquet").to_pylist()
+    assert (row["manifest_key"], row["manifest_manifest_key"]) == ("theirs", 2**64 - 1)

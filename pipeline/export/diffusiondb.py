@@ -17,7 +17,7 @@ from pipeline.storage.base import ObjectStore
 PART_IMAGES = 1000
 MAX_PARTS = 2**16 - 1
 """``part_id`` has two bytes."""
-MAX_SEED = pa.scalar(2**32 - 1, pa.uint64())
+MAX_SEED = 2**32 - 1
 SCHEMA = pa.schema(
     [
         ("image_name", pa.string()),
@@ -80,13 +80,14 @@ def export_diffusiondb(
 
 
 def _check_seeds(committed: Committed) -> None:
-    large = sum(pc.sum(pc.greater(seeds, MAX_SEED)).as_py() or 0 for seeds in committed.column("seed"))
+    most = pa.scalar(MAX_SEED, pa.uint64())
+    large = sum(pc.sum(pc.greater(seeds, most)).as_py() or 0 for seeds in committed.column("seed"))
     if large:
         raise InputError(
             f"DiffusionDB's seeds have 32 bits, and {large:,} of {committed.number:,} images have a larger one",
             where="--to",
             value="diffusiondb",
-            allowed=f"a run whose seeds are at most {MAX_SEED.as_py()}, or another form",
+            allowed=f"a run whose seeds are at most {MAX_SEED}, or another form",
         )
 
 

@@ -7,7 +7,7 @@ Format: https://github.com/rom1504/img2dataset, its README's "Output format" and
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import islice
 from typing import Any
@@ -49,15 +49,17 @@ def export_webdataset(
 ) -> None:
     """Keys are the shard's number and the image's in it, as img2dataset has them."""
     described = payload_columns(committed.schema.empty_table()).schema
-    ours = [field.with_name(_own_name(field.name)) for field in described if field.name not in _THEIRS - _TAKEN]
+    names = own_names(committed.schema.names)
+    large = frozenset(names[name] for name in committed.large)
+    ours = [field.with_name(names[field.name]) for field in described if field.name not in _THEIRS - _TAKEN]
     schema = pa.schema([*THEIR_FIELDS, *ours, METADATA_SCHEMA.field("verdict")])
     rows, done = committed.rows(), 0
     for number, shard in enumerate(_shards(rows, shard_images)):
         began, name = clock(), f"{number:0{SHARD_DIGITS}}"
         with TarFile() as tar, TableFile(schema) as table:
             for index, row in enumerate(shard):
-                sample = _sample(row, f"{number * SHARD_IMAGES + index:0{KEY_DIGITS}}")
-                _add(tar, _told(sample, committed.large), committed.image(row), committed.extension)
+                sample = _sample(row, f"{number * SHARD_IMAGES + index:0{KEY_DIGITS}}", names)
+                _add(tar, _told(sample, large), committed.image(row), committed.extension)
                 table.add(sample)
                 done += 1
                 on_progress(done)
@@ -77,14 +79,20 @@ def _with(first: Row, others: Iterator[Row]) -> Iterator[Row]:
     yield from others
 
 
-def _own_name(name: str) -> str:
-    """Return the name of a row's column beside img2dataset's fields."""
-    return f"manifest_{name}" if name in _TAKEN else name
+def own_names(columns: Sequence[str]) -> dict[str, str]:
+    """Return a name for each column of the metadata that neither img2dataset's fields nor other columns have."""
+    names: dict[str, str] = {}
+    for column in columns:
+        name = column
+        while name in _TAKEN or (name != column and name in columns):
+            name = f"manifest_{name}"
+        names[column] = name
+    return names
 
 
-def _sample(row: Row, key: str) -> dict[str, object]:
+def _sample(row: Row, key: str, names: Mapping[str, str]) -> dict[str, object]:
     return {
-        **{_own_name(name): value for name, value in row.items()},
+        **{names[name]: value for name, value in row.items()},
         "caption": row["prompt"],
         "url": url if isinstance(url := row.get("url"), str) else None,
         "key": key,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
-from pipeline.model.weights import check_no_pointer
+from pipeline.model.weights import check_content
 
 INDEX = "model_index.json"
 UNUSED_COMPONENTS = ("safety_checker", "feature_extractor", "image_encoder")
@@ -21,8 +21,9 @@ _CHECKER_CLASS = ["stable_diffusion", "StableDiffusionSafetyChecker"]
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a model's folder; ``ModelError`` names the file."""
     try:
-        check_no_pointer(path)
-        read = json.loads(path.read_text("utf-8"))
+        content = path.read_bytes()
+        check_content(content, path)
+        read = json.loads(content.decode("utf-8"))
     except FileNotFoundError:
         raise ModelError(
             "a file of the model is missing", where=str(path), allowed="a folder in diffusers format"

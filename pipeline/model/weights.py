@@ -91,12 +91,17 @@ def _no_weights(names: Collection[str], where: str) -> ModelError:
 def check_no_pointer(path: Path) -> None:
     """Raise ``ModelError`` for a file that only stands for another one, as git leaves it without git-lfs."""
     with path.open("rb") as file:
-        if file.read(len(_POINTER)) == _POINTER:
-            raise ModelError(
-                "this file is a git-lfs pointer, its content was not downloaded",
-                where=str(path),
-                allowed="the file itself: run `git lfs pull` in the repository, or download it again",
-            )
+        check_content(file.read(len(_POINTER)), path)
+
+
+def check_content(content: bytes, path: Path) -> None:
+    """Do the same, given the beginning of the file."""
+    if content.startswith(_POINTER):
+        raise ModelError(
+            "this file is a git-lfs pointer, its content was not downloaded",
+            where=str(path),
+            allowed="the file itself: run `git lfs pull` in the repository, or download it again",
+        )
 
 
 def read_header(path: Path) -> dict[str, dict[str, Any]]:
