@@ -9,6 +9,7 @@ import typer
 
 from jobs import options
 from jobs.help import Command
+from jobs.words import counted
 from pipeline.errors import InputError
 from pipeline.manifest.build import build_manifest
 from pipeline.manifest.check import check_manifest, rejection_error
@@ -57,8 +58,8 @@ def build(
         return
     if not made.rows:
         typer.echo("warning: there is no prompt in it", err=True)
-    blank = f", {made.blank_lines:,} blank lines left out" if made.blank_lines else ""
-    typer.echo(f"{made.manifest}: {made.rows:,} prompt rows{blank}; columns {', '.join(made.columns)}")
+    blank = f", {counted(made.blank_lines, 'blank line')} left out" if made.blank_lines else ""
+    typer.echo(f"{made.manifest}: {counted(made.rows, 'prompt row')}{blank}; columns {', '.join(made.columns)}")
 
 
 @app.command("check", cls=Command)
@@ -90,9 +91,8 @@ def check(
         typer.echo(json.dumps({"manifest": manifest, **facts}))
         return
     extras = ", ".join(opened.extra_schema.names) or "none"
-    typer.echo(
-        f"{manifest}: {result.rows:,} prompt rows in {len(opened.files):,} file(s), all usable; extra columns: {extras}"
-    )
+    counts = f"{counted(result.rows, 'prompt row')} in {counted(len(opened.files), 'file')}"
+    typer.echo(f"{manifest}: {counts}, all usable; extra columns: {extras}")
     for own in result.own_values:
         typer.echo(str(own))
 

@@ -71,7 +71,7 @@ RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Render images again that earlier launches committed as failed.")
 ]
 AsJson = Annotated[
-    bool, typer.Option("--json", help="Print JSON instead of a text; what is said meanwhile is no part of it.")
+    bool, typer.Option("--json", help="Print JSON instead of a text; progress and warnings go to stderr.")
 ]
 Verbose = Annotated[
     bool, typer.Option("-v", "--verbose", help="Say more at the end: workers, storage, the engines' time, manifests.")

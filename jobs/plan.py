@@ -113,7 +113,7 @@ def _sweep_text(sweep: dict[str, Any]) -> str:
 
 
 def _rows_text(facts: dict[str, Any]) -> str:
-    parts = [f"{facts['prompt_rows']:,} prompt rows"]
+    parts = [counted(facts["prompt_rows"], "prompt row")]
     parts += [f"{facts['rejected_rows']:,} rejected"] if facts["rejected_rows"] else []
     parts += [f"{facts['repeated_rows']:,} repeated"] if facts["repeated_rows"] else []
     again = facts["repeated_images_of_other_rows"]

@@ -8,9 +8,9 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def counted(images: int) -> str:
-    """Return a number of images: 1 image, 1,000 images."""
-    return f"{images:,} image{'s' * (images != 1)}"
+def counted(number: int, thing: str = "image") -> str:
+    """Return a number of things: 1 image, 1,000 images."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def requested(images: int, distinct: int) -> str:

@@ -35,6 +35,8 @@ def _off(given: Any) -> Any:
 _UNKNOWN = ("extra_forbidden", "invalid_key")
 """What pydantic calls a key that no section has."""
 
+_NO_MANIFEST = "a manifest is no job file: give it with --manifest"
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -266,7 +268,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise JobFileError(
-            f"the job file cannot be read: {reason}", where=str(path), allowed="a YAML file in UTF-8"
+            f"the job file cannot be read: {reason}", where=str(path), allowed=f"a YAML file in UTF-8; {_NO_MANIFEST}"
         ) from None
     except yaml.YAMLError as error:
         raise JobFileError(
@@ -275,7 +277,8 @@ def _read(path: Path) -> dict[str, Any]:
             allowed="mappings, lists, texts, numbers; no tags, no key twice",
         ) from None
     if not isinstance(read, dict):
-        raise JobFileError("the job file is not a mapping of keys", where=str(path), value=read, allowed=_keys(Job))
+        allowed = f"the keys {_keys(Job)}; {_NO_MANIFEST}"
+        raise JobFileError("the job file is not a mapping of keys", where=str(path), value=read, allowed=allowed)
     return read
 
 

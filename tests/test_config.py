@@ -100,6 +100,15 @@ def test_bad_settings(setting: str, where: str, allowed: str) -> None:
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize("content", [None, b"PAR1\xff\x00PAR1", b"caption,cfg\na star,3\n"])
+def test_a_manifest_given_as_the_job_is_answered_with_its_option(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "prompts"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(JobFileError) as caught:
+        load_job(path, [], TODAY)
+    assert "give it with --manifest" in str(caught.value.allowed)
+
+
 def test_dates_are_texts(tmp_path: Path) -> None:
     assert job_of(tmp_path, "output: {uri: 2024-13-45}").output.uri == "2024-13-45"
     assert set_to("output.uri=2024-99-01").output.uri == "2024-99-01"

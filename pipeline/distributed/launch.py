@@ -186,7 +186,8 @@ class _Launch:
         slots = run.batch_rows.most(prepared.count.sizes) // 2
         workers = min(pool.workers, max(1, -(-work.missing.images // slots)))
         done = work.whole.images - work.missing.images
-        tell(f"{work.missing.images:,} images to render, {done:,} already committed")
+        missing = work.missing.images
+        tell(f"{missing:,} image{'s' * (missing != 1)} to render, {done:,} already committed")
         space, note = _space(prepared, run), self._note(work, workers, pool.workers)
         board = make_board(pool.most_failed_starts)
         self._keep_requests(work, space)

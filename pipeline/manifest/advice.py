@@ -45,7 +45,10 @@ def _given(ours: str, settings: Collection[str]) -> bool:
 def _if_meant(name: str, ours: str) -> str:
     if ours == SIZE:
         return "If it means the image size, put its numbers into two columns, width and height"
-    written = f"If it means {ours}, write manifest_columns: {as_mapping({name: ours})}"
+    option = f"--column {shlex.quote(f'{name}={ours}')}"
+    written = (
+        f"If it means {ours}, write manifest_columns: {as_mapping({name: ours})}, or in `darkroom manifest …` {option}"
+    )
     if ours == "scheduler":
         return f"{written}, with values that are Darkroom's schedulers, such as euler_ancestral for 'Euler a'"
     return written

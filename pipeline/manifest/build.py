@@ -240,7 +240,7 @@ class _Columns:
         """Yield sentences about what may not mean what it seems."""
         for name, kind in self._types.items():
             if kind is None and self._names[name] not in CELLS:
-                yield f"the values of the column {name!r} are not all of one type; it holds them as JSON text"
+                yield f"the values of the column {name!r} have no Parquet type in common; it holds them as JSON text"
         yield from self._signs.warnings()
         if self._quotes:
             yield f"cells that begin and end with quotes: {self._quotes:,}; the quotes are kept as part of the text"

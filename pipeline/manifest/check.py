@@ -48,6 +48,7 @@ def rejection_error(result: CheckResult, manifest: Manifest) -> ManifestError:
     lines += [f"  - {row}" for row in result.rejected]
     more = result.rejected_count - len(result.rejected)
     lines += [f"  … and {more} more"] if more > 0 else []
-    lines += ["  `darkroom render --skip-bad-rows` renders the rest and reports these"]
+    if result.rejected_count < result.rows:
+        lines += ["  `darkroom render --skip-bad-rows` renders the rest and reports these"]
     place = f"{manifest.store.uri}/{first.file}, row {first.row} (from 0), column {first.column}"
     return ManifestError("\n".join(lines), where=place)

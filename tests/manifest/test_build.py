@@ -192,7 +192,9 @@ def test_mixed_json_is_kept_as_text(tmp_path: Path, values: list[Any], expected:
     report = build_manifest(tmp_path / "p.jsonl")
     read = pq.read_table(report.manifest)
     assert read["x"].to_pylist() == (expected or [json.dumps(value) for value in values])
-    assert report.warnings == ("the values of the column 'x' are not all of one type; it holds them as JSON text",)
+    assert report.warnings == (
+        "the values of the column 'x' have no Parquet type in common; it holds them as JSON text",
+    )
 
 
 def test_a_json_array_is_read_as_its_lines_are(tmp_path: Path) -> None:

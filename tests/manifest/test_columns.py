@@ -1,5 +1,6 @@
 """Names of columns: trimmed, mapped, renamed, left out; names that may mean a setting are said, never taken."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def test_near_names_are_said_with_the_mapping_to_write(tmp_path: Path) -> None:
         warnings, list(table)[1:], ("negative_prompt", "guidance_scale", "scheduler"), strict=True
     ):
         assert f"{{{name}: {setting}}}" in said
+        assert f"--column {shlex.quote(f'{name}={setting}')}" in said
         assert f"{{{name}: {name}}}" in said
     assert "euler_ancestral for 'Euler a'" in warnings[2]
     kept = opened(path, {"Negative Prompt": "negative_prompt", "CFG Scale": "CFG Scale", "Sampler": None})

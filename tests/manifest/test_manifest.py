@@ -169,6 +169,8 @@ def test_three_bad_rows_in_a_thousand(tmp_path: Path) -> None:
     assert "3 of 1000" in text
     assert "m.parquet, row 500 (from 0), column prompt: null prompt" in text
     assert "--skip-bad-rows" in text
+    none_good = opened(write(tmp_path / "n.parquet", {"prompt": [None]}))
+    assert "--skip-bad-rows" not in str(rejection_error(check_manifest(none_good), none_good))
 
 
 @pytest.mark.parametrize(
