@@ -112,7 +112,7 @@ def _as_text(report: "Report", *, verbose: bool = False) -> str:
 
 
 def _outcome(report: "Report") -> Iterator[_Line]:
-    """What was made, and what it cost."""
+    """Yield the lines about images and cost."""
     if not (report.ok or report.failed or report.remaining):
         yield "", _nothing_to_render(report)
     else:
@@ -134,7 +134,7 @@ def _nothing_to_render(report: "Report") -> str:
 
 
 def _details(report: "Report") -> Iterator[_Line]:
-    """How it was made: with ``--verbose`` alone."""
+    """Yield the lines that only ``--verbose`` prints."""
     yield "workers", f"{report.workers}; the model was loaded {_times(report.model_loads)}"
     yield from _by_manifest(report)
     if report.added_key:
@@ -160,7 +160,7 @@ def _by_manifest(report: "Report") -> Iterator[_Line]:
 
 
 def _what_to_know(report: "Report") -> Iterator[_Line]:
-    """What somebody may want to act on; nothing where all is as it should be."""
+    """Yield the lines that may call for action; none if everything is as it should be."""
     if report.requested is not None and report.requested != report.planned:
         yield "requested", requested(report.requested, report.planned)
     if without := report.no_effect.summary():

@@ -54,7 +54,7 @@ class Prepared:
     manifest: Manifest
     count: Count
     no_effect: NoEffect
-    """What of the job has no effect."""
+    """Parts of the job that have no effect."""
     rejected: tuple[RejectedRow, ...]
     """The first few."""
     rejected_rows: Rows

@@ -234,10 +234,21 @@ def test_a_reader_who_has_seen_enough() -> None:
     assert said.stderr == ""
 
 
+def completing(typed: str) -> dict[str, str]:
+    """Return the variables with which bash asks for completions, once `darkroom --install-completion` has run."""
+    return {"_DARKROOM_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+
+
+def test_the_shell_completes_verbs() -> None:
+    darkroom = Path(sys.executable).with_name("darkroom")
+    asked = completing("darkroom con")
+    said = subprocess.run([darkroom], env=os.environ | asked, capture_output=True, text=True, check=False)
+    assert "contact-sheet" in said.stdout.split()
+
+
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("darkroom con", "contact-sheet"),
         ("darkroom render --max", "--max-cost"),
         ("darkroom manifest b", "build"),
         ("darkroom export --to im", "imagefolder"),
@@ -245,9 +256,11 @@ def test_a_reader_who_has_seen_enough() -> None:
         ("darkroom plan --set sweep.se", "sweep.seeds="),
     ],
 )
-def test_the_shell_completes(typed: str, offered: str) -> None:
-    """As bash asks, which `darkroom --install-completion` teaches it."""
-    asked = {"_DARKROOM_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
-    darkroom = Path(sys.executable).with_name("darkroom")
-    said = subprocess.run([darkroom], env=os.environ | asked, capture_output=True, text=True, check=False)
-    assert offered in said.stdout.split()
+def test_the_shell_completes_options_and_values(
+    typed: str, offered: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in completing(typed).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        cli.app([], prog_name="darkroom")
+    assert offered in capsys.readouterr().out.split()

@@ -27,12 +27,12 @@ _GONE_AFTER_PAUSES = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What the board knows of the workers."""
+    """The workers' state, as far as they have reported it."""
 
     ready: int = 0
     """Workers that have loaded the model."""
     drawn: Mapping[str, Drawn] = field(default_factory=dict)
-    """By process, of those that are there."""
+    """Drawn images by process, for processes that still report."""
 
 
 class _Board:

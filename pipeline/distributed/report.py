@@ -20,7 +20,7 @@ RECENT_S = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """What a worker's process has drawn since it began; not all of it is committed."""
+    """The work of a worker's process since it began; not all of it is committed."""
 
     images: int
     engine: EngineCounters
@@ -99,7 +99,7 @@ class Progress:
 
     @property
     def workers(self) -> int:
-        """That have told of their work."""
+        """Number of workers that have reported work."""
         return len(self.tellings)
 
 
@@ -116,7 +116,7 @@ class Report:
     requested: int | None = None
     """Images that the manifest's rows and the sweep ask for, repeated ones too; None for a part of a manifest."""
     no_effect: NoEffect = field(default_factory=NoEffect)
-    """What of the job has no effect."""
+    """Parts of the job that have no effect."""
     added_key: str | None = None
     """Of the list of this launch's tasks with an outcome; None when there is none."""
     added_by_manifest: Mapping[str, int] = field(default_factory=dict)

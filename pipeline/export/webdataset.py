@@ -37,7 +37,7 @@ THEIR_FIELDS = [
 """Columns of img2dataset. Nothing was resized; there is a url where the manifest has one."""
 _THEIRS = {name for name, _ in THEIR_FIELDS}
 _TAKEN = _THEIRS - {*METADATA_SCHEMA.names, "url"}
-"""Of these, names that a column of the manifest may have and that mean something else here."""
+"""Names among these that a column of the manifest may have too, with another meaning."""
 
 
 def export_webdataset(

@@ -32,7 +32,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    """What a listing gave, in the order of keys."""
+    """The result of a listing, in the order of keys."""
 
     keys: tuple[str, ...]
     hidden: tuple[str, ...] = ()

@@ -40,7 +40,7 @@ class Numbers:
         return usable
 
     def faults(self, column: pa.Array, name: str, allowed: str) -> list[tuple[Mask, Fault]]:
-        """What is wrong with which cells."""
+        """Return each fault with the mask of its cells."""
         return [(mask, Fault(column=name, reason=reason, allowed=allowed, values=column)) for reason, mask in self.bad]
 
 

@@ -149,7 +149,7 @@ class _Described:
     """The columns of one file."""
 
     schema: pa.Schema
-    """With those that its folders state."""
+    """All columns, those that its folders state included."""
     stated: Stated
 
 

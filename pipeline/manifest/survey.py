@@ -1,4 +1,4 @@
-"""What a manifest's rows hold that a person should know before rendering: own values of settings, foreign syntax."""
+"""Facts of a manifest's rows to know before rendering: own values of settings, syntax of other programs."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a model lacks, found in its folder without torch and long before loading would find it."""
+"""Find missing parts of a model in its folder, without torch and long before loading would find them."""
 
 import re
 from collections.abc import Collection, Mapping

@@ -1,4 +1,4 @@
-"""What a LoRA's header and the model's say of it, without torch; the loader decides what they leave open."""
+"""Check a LoRA by its header and the model's, without torch; the loader decides what they leave open."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,9 @@ _TAKES_LOKR = ("Flux2Pipeline", "Flux2KleinPipeline", "ZImagePipeline")
 _LOW_RANK = re.compile(r"(.+?)\.(?:lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up)\.(?:default\.)?(?:weight|bias)")
 _FURTHER = re.compile(r"(.+?)\.(?:alpha|lora_magnitude_vector(?:\.weight)?)")
 _OTHER_NAMES = ("input_blocks_", "output_blocks_", "middle_block_")
-"""How kohya's keys of Stable Diffusion XL begin, which are not diffusers' names of layers."""
+"""Beginnings of kohya's keys of Stable Diffusion XL, which are not diffusers' names of layers."""
 _TEXT_PARTS = ("text_encoder.", "text_encoder_2.", "lora_te_", "lora_te1_", "lora_te2_")
-"""How keys of text encoders begin, whose layers have other names in files than in memory: the loader looks at them."""
+"""Beginnings of text encoders' keys. Layers have other names in files than in memory, so the loader checks them."""
 _SHOWN = 3
 
 

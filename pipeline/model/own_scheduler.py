@@ -18,7 +18,7 @@ _CORRECTING = ("StableDiffusionPipeline", "StableDiffusionPAGPipeline")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnScheduler:
-    """What planning needs to know of a model's own scheduler."""
+    """Facts of a model's own scheduler that planning needs."""
 
     class_name: str
     """The class of diffusers that a pipeline of this model has."""

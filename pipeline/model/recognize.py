@@ -1,4 +1,4 @@
-"""What people give as a model and what is none: files and folders named for what they are, and what to do."""
+"""Files and folders that are given as a model and are none: what each is, and what to do with it."""
 
 from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
@@ -14,7 +14,7 @@ _CONVERT = (
 _LORA = "give it in model.loras, beside the model it was trained for"
 _LORA_MARKS = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lora.", "_lora.", ".hada_", ".lokr_")
 _CHECKPOINT_MARKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.embedders.")
-"""How the tensors of whole checkpoints begin, as the web UIs save them."""
+"""Beginnings of tensor names in whole checkpoints, as the web UIs save them."""
 
 _PARTS = {"unet", "transformer", "vae", "text_encoder"}
 

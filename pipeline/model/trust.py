@@ -15,7 +15,7 @@ from pipeline.model.weights import Weights, is_weights, variant_of, weights_in
 LIBRARIES = ("diffusers", "transformers")
 """Whose classes a model's components may be."""
 _INDEX = re.compile(r".+\.safetensors\.(?:index\.json|index\.([^.]+)\.json|([^.]+)\.index\.json)")
-"""Of split weights: ``model.safetensors.index.json``, of a variant ``model.safetensors.index.fp16.json``."""
+"""Index of split weights: ``model.safetensors.index.json``, of a variant ``model.safetensors.index.fp16.json``."""
 _PART = re.compile(r"-\d{5}-of-\d{5}[.]")
 _OWN_WEIGHTS = "transformers_weights"
 """A configuration's own name for the file of its weights."""

@@ -8,7 +8,7 @@ from pipeline.model.files import read_json
 from pipeline.model.weights import check_no_pointer
 
 _FORMS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
-"""What a vocabulary is called, in the order in which transformers looks."""
+"""Names of vocabularies, in the order in which transformers looks."""
 _MERGES = "merges.txt"
 
 

@@ -1,4 +1,4 @@
-"""Which prompts are longer than the windows of a model's text encoders, by the model's own tokenizers, without torch.
+"""Find prompts longer than the windows of a model's text encoders, by its own tokenizers and without torch.
 
 The renderer's adapters (``pipeline/rendering/families.py``) cut at the same windows and record it for each image.
 """

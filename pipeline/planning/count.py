@@ -27,7 +27,7 @@ class Count:
     requested: int
     """Images that rows and sweep points ask for, those of earlier rows again; as many as there are requests."""
     effects: Effects
-    """What rows ask for without effect."""
+    """Counts of requests that have no effect."""
     points_per_row: int | None
     """None where rows have different numbers."""
     repeated: Rows

@@ -1,4 +1,4 @@
-"""What rows of a manifest ask for without effect: cut prompts, unused negative prompts, cells that repeat the sweep.
+"""Requests of manifest rows without effect: cut prompts, unused negative prompts, cells that repeat the sweep.
 
 ``no_effect.py`` says it to people.
 """

@@ -1,4 +1,4 @@
-"""What of a job has no effect, said to people and as plain values."""
+"""Parts of a job that have no effect, as sentences for people and as plain values."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
@@ -22,7 +22,7 @@ _AXES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoEffect:
-    """What of a job has no effect."""
+    """Parts of a job that have no effect."""
 
     effects: Effects = field(default_factory=Effects)
     windows: Mapping[str, int] = field(default_factory=dict)

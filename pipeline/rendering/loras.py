@@ -13,7 +13,7 @@ from pipeline.errors import ModelError
 from pipeline.model.lora import check_lora, no_loras, unfit
 
 UNUSABLE = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)
-"""What the libraries raise for files that they cannot use, or cannot use here."""
+"""Errors of the libraries for files that they cannot use, or cannot use here."""
 _BROKEN = (*UNUSABLE, KeyError, AttributeError, TypeError, IndexError)
 
 
