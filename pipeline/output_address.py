@@ -35,7 +35,7 @@ def default_output(path: Path | None, manifest: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputAddress:
-    """Where an output is."""
+    """The address of an output, and the day that it depends on."""
 
     uri: str
     day: date | None
