@@ -33,6 +33,7 @@ from pipeline.manifest.sources import FORMATS, Format, Row
 from pipeline.parquet import ParquetReader
 
 ROW_GROUP_ROWS = 10_000
+_MAX_DEPTH = 30
 MADE_FROM = b"darkroom.made_from"
 """Key of a built manifest's own metadata: the name of its source."""
 _REFUSED = (pa.ArrowException, OverflowError)
@@ -145,15 +146,20 @@ def _wider(before: pa.DataType | None, values: Sequence[Any]) -> pa.DataType | N
         return None
 
 
-def _storable(kind: pa.DataType) -> pa.DataType | None:
-    """A column without any value counts as text. Parquet has no objects without keys: None, they are JSON text."""
+def _storable(kind: pa.DataType, depth: int = 0) -> pa.DataType | None:
+    """A column without any value counts as text. Parquet has no objects without keys: None, they are JSON text.
+
+    So is what is nested deeper than ``_MAX_DEPTH``: readers of Parquet refuse schemas of more than 100 levels.
+    """
+    if depth > _MAX_DEPTH:
+        return None
     if pa.types.is_null(kind):
         return pa.string()
     if pa.types.is_list(kind):
-        inner = _storable(kind.value_type)
+        inner = _storable(kind.value_type, depth + 1)
         return inner and pa.list_(inner)
     if pa.types.is_struct(kind):
-        fields = {field.name: _storable(field.type) for field in kind}
+        fields = {field.name: _storable(field.type, depth + 1) for field in kind}
         return pa.struct(list(fields.items())) if fields and None not in fields.values() else None
     return kind
 

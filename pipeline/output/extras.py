@@ -28,7 +28,7 @@ def united_type(kinds: Iterable[pa.DataType]) -> pa.DataType:
 
     A number may still have no exact place in the wider type: then ``converted`` raises, and the column has to be text.
     """
-    tables = [pa.schema([("x", kind)]).empty_table() for kind in kinds]
+    tables = [pa.Table.from_batches([], pa.schema([("x", kind)])) for kind in kinds]
     try:
         return pa.concat_tables(tables, promote_options="permissive").schema.field(0).type if tables else pa.null()
     except (pa.ArrowTypeError, pa.ArrowInvalid):

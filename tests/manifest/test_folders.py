@@ -13,6 +13,7 @@ import pytest
 from pipeline.errors import ManifestError
 from pipeline.export.writing import TableFile
 from pipeline.manifest.find import find_files
+from pipeline.manifest.read import read_rows
 from pipeline.output.layout import (
     FAILURES_KEY,
     METADATA_KEY,
@@ -293,6 +294,18 @@ def test_types_that_differ_between_files_are_united_as_between_launches(
         assert manifest.extra_schema == pa.schema([("x", kind)])
         read = [row["x"] for row in rows(manifest)]
         assert values is None or read == (values if names == "ab" else values[::-1])
+
+
+@pytest.mark.parametrize("values", [pa.array([b"0" * 16], pa.uuid()), pa.array(["1"], pa.json_())])
+def test_extension_types_inside_others_travel(tmp_path: Path, values: pa.Array) -> None:
+    columns = {
+        "list": pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), values),
+        "box": pa.StructArray.from_arrays([values], ["k"]),
+    }
+    for name in "ab":
+        write(tmp_path / f"{name}.parquet", {"prompt": ["p"], **columns})
+    for batch in read_rows(opened(tmp_path)):
+        assert [batch.table[name].combine_chunks() for name in columns] == list(columns.values())
 
 
 def test_a_name_with_a_dot_is_united_by_its_own_values(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.manifest import survey
-from pipeline.manifest.check import check_manifest
+from pipeline.manifest.check import check_manifest, rejection_error
 from pipeline.manifest.signs import Signs
 from tests.manifest.files import opened, write
 
@@ -26,6 +26,16 @@ def test_own_values_are_counted_under_the_names_of_the_files(tmp_path: Path) -> 
     ]
     free = {"WIDTH": "source_width", "HEIGHT": None, "cfg": None, "seed": None, "seeds": None}
     assert check_manifest(opened(tmp_path / "m", free)).own_values == ()
+
+
+def test_sizes_that_do_not_fit_name_the_mapping_that_leaves_them_out(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "m.parquet", {"prompt": ["a", "b"], "WIDTH": [1023, 64], "HEIGHT": [64, 64], "seed": [1, -1]}
+    )
+    manifest = opened(path)
+    assert "manifest_columns: {WIDTH: null, HEIGHT: null}" in str(rejection_error(check_manifest(manifest), manifest))
+    free = opened(path, {"WIDTH": None, "HEIGHT": None})
+    assert "leaves the columns out" not in str(rejection_error(check_manifest(free), free))
 
 
 def test_many_values_are_counted_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
