@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from datetime import date
 from itertools import takewhile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pipeline.errors import JobFileError
 
@@ -21,7 +21,9 @@ def default_output(path: Path | None, manifest: str) -> str:
         return f"renders/{path.stem}"
     segments = [part for part in re.split(r"[/\\]", manifest) if part not in ("", ".", "..", "~")]
     fixed = list(takewhile(lambda part: not any(sign in part for sign in "*?["), segments))
-    name = re.sub(r"[^\w.-]+", "-", PurePosixPath(fixed[-1]).stem).strip("-.") if fixed else ""
+    # A folder may be named v1.5, which is another one than v1.6.
+    stem = re.sub(r"\.parquet$", "", fixed[-1], flags=re.IGNORECASE) if fixed else ""
+    name = re.sub(r"[^\w.-]+", "-", stem).strip("-.")
     uri = f"renders/{name or 'command-line'}"
     if uri != str(_FORMER_DEFAULT) and (_FORMER_DEFAULT / "_darkroom" / "run.json").is_file():
         raise JobFileError(

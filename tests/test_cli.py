@@ -156,6 +156,8 @@ def test_what_comes_from_columns_is_said(
         ("data/*/part-*.parquet", "renders/data"),
         ("s3://bucket/sets/night 1.parquet", "renders/night-1"),
         ("../x.y.parquet", "renders/x.y"),
+        ("prompts/v1.5", "renders/v1.5"),
+        ("prompts/v1.5/*.parquet", "renders/v1.5"),
         ("*.parquet", "renders/command-line"),
         ("--prompt", "renders/prompt"),
     ],
