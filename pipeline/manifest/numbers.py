@@ -16,6 +16,8 @@ Mask = NDArray[np.bool_]
 _WHOLE = r"^[+-]?[0-9]+(\.0*)?$"
 _DIGITS = r"^[+-]?0*([0-9]+?)(?:\.0*)?$"
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+_THOUSANDS = r"^[+-]?[0-9]{1,3}\.000$"
+"""A text that may be a number of thousands, as in text files; decimals have no such doubt."""
 _LAST_64_BITS = str(2**64 - 1)
 _EXACT_BITS = {16: 11, 32: 24, 64: 53}
 """Bits of a float → bits of the whole numbers that it holds one and all."""
@@ -56,7 +58,10 @@ def whole_numbers(column: pa.Array, low: int, high: int) -> Numbers:
         missing = mask_of(pc.is_null(column))
         values = column.fill_null(0).to_numpy(zero_copy_only=False)
         return _in_range(values, missing, low, high)
-    return _of_texts(_digits(column), low, high)
+    cut = np.zeros(len(column), np.bool_)
+    if t.is_string(column.type):
+        cut = mask_of(pc.match_substring_regex(pc.utf8_trim_whitespace(column), _THOUSANDS))
+    return _of_texts(_digits(column), low, high, cut)
 
 
 def real_numbers(column: pa.Array, high: float) -> Numbers:
@@ -121,11 +126,11 @@ def _of_floats(column: pa.Array, low: int, high: int) -> Numbers:
     )
 
 
-def _of_texts(texts: pa.Array, low: int, high: int) -> Numbers:
+def _of_texts(texts: pa.Array, low: int, high: int, cut: Mask) -> Numbers:
     """Decimals come here as well, as the text of their digits."""
     texts = pc.utf8_trim_whitespace(texts)
     missing = mask_of(pc.is_null(texts)) | mask_of(pc.equal(texts, ""))
-    whole = mask_of(pc.match_substring_regex(texts, _WHOLE))
+    whole = mask_of(pc.match_substring_regex(texts, _WHOLE)) & ~cut
     digits = pc.replace_substring_regex(texts, _DIGITS, r"\1")
     length = pc.utf8_length(digits)
     longest = len(_LAST_64_BITS)

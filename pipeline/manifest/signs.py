@@ -16,6 +16,9 @@ _SIGNS = (
     r"(?:^|\s)--[a-z]\w*",  # --seed 7, --ar 16:9
     r"[^A-Z\s]\s+(?:BREAK|AND)(?:\s|$)",  # but not in a prompt all in capitals
     r"^BREAK\s+[^A-Z\s]",
+    r"^/imagine\s",
+    r"\bembedding:\w",
+    r"\{prompt\}",  # a style
     r"(?:^|\n)(?:Negative prompt: |Steps: \d+, )",  # parameters that the web UI writes into its images
 )
 _ANY = "|".join(_SIGNS)

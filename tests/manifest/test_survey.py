@@ -50,7 +50,8 @@ def test_many_values_are_counted_up_to_a_limit(tmp_path: Path, monkeypatch: pyte
     [
         "a (ring:1.3)", "a ((ring))", "a <lora:ink:0.8>", "<hypernet:x:1>", "__color__ star", "{red|blue} star",
         "a star BREAK a ring", "a cross AND a circle:1.2", "a [red:blue:0.5] star", "a [red|blue] star",
-        "--prompt a --seed 7", "a star --ar 16:9 --v 5", "Negative prompt: ugly", "a\nSteps: 20, Sampler: Euler a",
+        "--prompt a --seed 7", "a star --ar 16:9 --v 5", "Negative prompt: ugly",
+        "/imagine prompt: a star", "a embedding:EasyNegative", "{prompt}, ink", "a\nSteps: 20, Sampler: Euler a",
     ],
 )  # fmt: skip
 def test_signs_of_other_programs(prompt: str) -> None:
