@@ -109,13 +109,27 @@ def _run(words: list[str], debug: bool) -> int:
     except DarkroomError as error:
         caught, said, code = error, str(error), 2 if isinstance(error, InputError) else 1
     except Exception as error:  # noqa: BLE001  # the last resort: people get one block, never a traceback
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        caught, code = error, 1
-        said = f"this is a bug in Darkroom: {reason}; run again with --debug to see where"
+        caught = error
+        code, said = _unforeseen(error)
     if debug:
         sys.stderr.write(without_credentials("".join(traceback.format_exception(caught))))
     sys.stderr.write(without_credentials(f"error: {said}\n"))
     return code
+
+
+def _unforeseen(error: Exception) -> tuple[int, str]:
+    """Return the exit code and the text for an error that is not Darkroom's own."""
+    if isinstance(error, FileNotFoundError) and not _has_working_directory():
+        return 2, "the working directory has been deleted\n  allowed: a working directory that exists, `cd` to one"
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return 1, f"this is a bug in Darkroom: {reason}; run again with --debug to see where"
+
+
+def _has_working_directory() -> bool:
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
 
 
 def _forget_stdout() -> None:

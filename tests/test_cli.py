@@ -266,3 +266,14 @@ def test_the_shell_completes_options_and_values(
     with pytest.raises(SystemExit):
         cli.app([], prog_name="darkroom")
     assert offered in capsys.readouterr().out.split()
+
+
+def test_a_working_directory_that_has_been_deleted_is_no_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert darkroom(monkeypatch, "status", "out") == 2
+    assert capsys.readouterr().err.startswith("error: the working directory has been deleted\n  allowed: ")
+    monkeypatch.chdir(tmp_path)

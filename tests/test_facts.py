@@ -139,6 +139,20 @@ def cut(path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
 
 
+def lengthened(folder: Path) -> None:
+    with (folder / UNET_WEIGHTS).open("ab") as file:
+        file.write(bytes(8))
+
+
+def link_to_nothing(folder: Path) -> None:
+    (folder / UNET_WEIGHTS).unlink()
+    (folder / UNET_WEIGHTS).symlink_to("../../blobs/abc")
+
+
+def named(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / UNET_WEIGHTS).rename(folder / "unet" / name)
+
+
 def with_an_adapter_inside(folder: Path) -> None:
     tensor = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     header = json.dumps({"mid_block.to_q.lora_A.default.weight": tensor}).encode()
@@ -195,6 +209,10 @@ def tokenizer_of(name: str, body: bytes) -> Callable[[Path], object]:
         ),
         (lambda folder: cut(folder / UNET_WEIGHTS, 2000), "incomplete, as after an interrupted", UNET_WEIGHTS),
         (lambda folder: cut(folder / UNET_WEIGHTS, 20), "incomplete, as after an interrupted", UNET_WEIGHTS),
+        (lengthened, "8 bytes follow after its last tensor", UNET_WEIGHTS),
+        (link_to_nothing, "its link leads to nothing", UNET_WEIGHTS),
+        (named("unet.safetensors"), "a name under which they are not looked for", "unet"),
+        (named("model.safetensors"), "a name under which they are not looked for", "unet"),
         (lambda folder: cut(folder / "tokenizer" / "tokenizer.json", 2000), "cannot be read", "tokenizer"),
         (with_an_adapter_inside, "saved with an adapter inside", UNET_WEIGHTS),
         (lambda folder: shutil.rmtree(folder / "text_encoder"), "a folder of the model is missing", "text_encoder"),

@@ -84,6 +84,8 @@ def _reason(code: str, details: str) -> str:
         return "there is no host of this name"
     if code == "UNAVAILABLE" and "refused" in details:
         return "nothing listens there"
+    if code == "UNAVAILABLE" and ("unreachable" in details or "No route" in details):
+        return "this machine has no route to it"
     return "what listens there is not the head of a Ray cluster"
 
 

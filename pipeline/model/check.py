@@ -20,7 +20,7 @@ from pipeline.model.files import (
 )
 from pipeline.model.trust import check_class, check_part
 from pipeline.model.vocabulary import require_vocabulary
-from pipeline.model.weights import read_header
+from pipeline.model.weights import STEMS, is_found, read_header
 
 _WITHOUT_WEIGHTS = ("Processor", "ImageProcessorPil", "FeatureExtractor")
 """Ends of the names of classes that are neither networks nor tokenizers nor schedulers."""
@@ -42,7 +42,7 @@ def check_weights(model_folder: Path) -> None:
     for name in sorted(name for name, entry in index.items() if is_component(entry) and name not in UNUSED_COMPONENTS):
         check_class(name, index[name], model_folder / "model_index.json")
         _check_known(name, index[name], model_folder / "model_index.json")
-        _check_component(model_folder / name, index[name][1])
+        _check_component(model_folder / name, *index[name])
 
 
 def check_files(model_folder: Path, *, checked: bool) -> None:
@@ -87,7 +87,7 @@ def check_parts(index: Mapping[str, Any], family: Family, where: str) -> None:
             )
 
 
-def _check_component(folder: Path, class_name: str) -> None:
+def _check_component(folder: Path, library: str, class_name: str) -> None:
     if not folder.is_dir():
         raise ModelError(
             "a folder of the model is missing", where=str(folder), allowed=f"a folder with the files of a {class_name}"
@@ -99,6 +99,19 @@ def _check_component(folder: Path, class_name: str) -> None:
     elif not class_name.endswith(_WITHOUT_WEIGHTS):
         read_json(folder / "config.json")
         _check_headers(folder)
+        _check_found(folder, STEMS[library])
+
+
+def _check_found(folder: Path, stem: str) -> None:
+    """Raise ``ModelError`` for weights under names under which the component's library does not look for them."""
+    weights = check_part(folder)
+    if weights.variant is None and not any(is_found(path.name, [stem]) for path in folder.iterdir()):
+        raise ModelError(
+            "the weights have a name under which they are not looked for",
+            where=str(folder),
+            value=", ".join(weights.files),
+            allowed=f"{stem}.safetensors",
+        )
 
 
 def _check_headers(folder: Path) -> None:

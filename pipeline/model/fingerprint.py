@@ -7,10 +7,13 @@ from hashlib import blake2b, file_digest
 from pathlib import Path
 
 from pipeline.errors import ModelError
-from pipeline.model.files import UNUSED_COMPONENTS, is_component, read_json
+from pipeline.model.files import INDEX, UNUSED_COMPONENTS, is_component, read_json
+from pipeline.model.lora import has_text_weights
 from pipeline.model.weights import is_weights, variant_of, weights_among
 
 _SHA256 = re.compile("[0-9a-f]{64}")
+_TEXT_ONCE_LEFT_OUT = ("FluxPipeline", "ChromaPipeline")
+"""Classes for which earlier versions left out the text encoders' weights of a LoRA."""
 _LOADED_SUFFIXES = {".json", ".safetensors", ".txt", ".model"}
 
 
@@ -77,12 +80,13 @@ def loaded_files(folder: Path) -> Iterator[Path]:
 
 def _variant_of(component: Path) -> str | None:
     """Return the variant whose weights are loaded, None where plain ones are, or where there are no weights."""
-    names = [path.name for path in component.glob("*.safetensors")]
-    return weights_among(names, str(component)).variant if names else None
+    names = [path.name for path in component.glob("*.safetensors*")]
+    found = any(name.endswith(".safetensors") for name in names)
+    return weights_among(names, str(component)).variant if found else None
 
 
 def _is_loaded(path: Path, variant: str | None) -> bool:
-    return is_weights(path.name) or (variant is not None and variant_of(path.name) == variant)
+    return is_weights(path.name) if variant is None else variant_of(path.name) == variant
 
 
 def fingerprint(
@@ -90,14 +94,20 @@ def fingerprint(
     cache: DigestCache,
     loras: Iterable[tuple[Path, float]] = (),
 ) -> str:
-    """blake2b-128 over (relative path, SHA-256) of the loaded files, then (SHA-256, weight) of LoRAs; 32 hex digits."""
+    """Return the blake2b-128 of the loaded files' paths and SHA-256, then of the LoRAs' SHA-256 and weights, in hex.
+
+    A mark follows a LoRA with which earlier versions drew other images: their runs are not continued.
+    """
     digest = blake2b(digest_size=16, person=b"darkroom.model.1")
+    class_name = read_json(folder / INDEX).get("_class_name")
     try:
         for path in loaded_files(folder):
             name = path.relative_to(folder).as_posix()
             digest.update(f"{name}\0{cache.sha256(path)}\n".encode())
         for path, weight in loras:
             digest.update(f"lora\0{cache.sha256(path)}\0{weight!r}\n".encode())
+            if class_name in _TEXT_ONCE_LEFT_OUT and has_text_weights(path):
+                digest.update(b"text encoder\n")
     except OSError as error:
         raise ModelError(f"a file of the model cannot be read: {error.strerror}", where=str(error.filename)) from None
     return digest.hexdigest()

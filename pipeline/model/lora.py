@@ -26,6 +26,8 @@ _OTHER_NAMES = ("input_blocks_", "output_blocks_", "middle_block_")
 """Beginnings of kohya's keys of Stable Diffusion XL, which are not diffusers' names of layers."""
 _TEXT_PARTS = ("text_encoder.", "text_encoder_2.", "lora_te_", "lora_te1_", "lora_te2_")
 """Beginnings of text encoders' keys. Layers have other names in files than in memory, so the loader checks them."""
+_PAIRS = ((".lora_A.", ".lora_B."), ("lora_down.", "lora_up."), ("lora.down.", "lora.up."))
+"""Parts of the names of the two low-rank weights of a layer."""
 _SHOWN = 3
 
 
@@ -43,6 +45,11 @@ def check_loras(files: Sequence[Path], model_folder: Path) -> None:
     for path in files:
         check_lora(path, class_name)
         _check_layers(path, denoiser, layers)
+
+
+def has_text_weights(path: Path) -> bool:
+    """Return whether a LoRA has weights for a text encoder."""
+    return any(key.startswith(_TEXT_PARTS) for key in tensors_of(path))
 
 
 def no_loras(class_name: str, path: Path) -> ModelError:
@@ -70,6 +77,16 @@ def other_shape(path: Path, total: int, misshapen: Sequence[str]) -> ModelError:
     )
 
 
+def incomplete(path: Path, missing: Sequence[str]) -> ModelError:
+    """Return the error for a LoRA that lacks low-rank weights which belong to those that it holds."""
+    return ModelError(
+        f"this LoRA is incomplete: {len(missing)} of the weights that belong together are missing",
+        where=str(path),
+        value=_listed(missing),
+        allowed="a LoRA with all weights of each layer",
+    )
+
+
 def _listed(keys: Sequence[str]) -> str | None:
     return ", ".join([*keys[:_SHOWN], *(["…"] if len(keys) > _SHOWN else [])]) or None
 
@@ -93,6 +110,16 @@ def check_lora(path: Path, class_name: str) -> None:
             value=keys[0] if keys else None,
             allowed="a LoRA, as diffusers, PEFT or kohya's scripts save it",
         )
+    if missing := sorted(_counterparts(keys).difference(keys)):
+        raise incomplete(path, missing)
+
+
+def _counterparts(keys: Sequence[str]) -> set[str]:
+    """Return the names of the weights that belong to those in a file: a layer has a pair of them."""
+    both_ways = [*_PAIRS, *((up, down) for down, up in _PAIRS)]
+    return {
+        key.replace(one, other) for key in keys for one, other in both_ways if one in key and key.endswith(".weight")
+    }
 
 
 def _check_layers(path: Path, denoiser: str, layers: Mapping[str, Sequence[int]]) -> None:

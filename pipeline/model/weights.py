@@ -19,6 +19,8 @@ _MAX_HEADER_BYTES = 100_000_000
 _SPLIT = r"-\d{5}-of-\d{5}"
 _VARIANT = re.compile(rf"(?:diffusion_pytorch_model|model)(?:{_SPLIT})?\.([^.]+?)(?:{_SPLIT})?\.safetensors")
 """As diffusers and transformers name them: ``model.fp16.safetensors``, ``model.fp16-00001-of-00002.safetensors``."""
+STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
+"""Names, without suffixes, under which each library looks for the weights of a component."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +47,21 @@ def variant_of(file_name: str) -> str | None:
     return found[1] if found else None
 
 
+def is_found(file_name: str, stems: Collection[str] = tuple(STEMS.values())) -> bool:
+    """Return whether plain weights of this name, or of this index, are found by who looks for these stems."""
+    return any(re.fullmatch(rf"{stem}(?:{_SPLIT})?\.safetensors(?:\.index\.json)?", file_name) for stem in stems)
+
+
 def weights_among(names: Iterable[str], where: str) -> Weights:
     """Return the weights to load among the files of a component: the plain ones, else those of its only variant.
 
     Raises ``ModelError`` where nothing can be loaded: no safetensors, or several variants without plain weights.
     """
     names = sorted(names)
-    if plain := tuple(name for name in names if is_weights(name)):
-        return Weights(files=plain)
+    plain = tuple(name for name in names if is_weights(name))
     variants = sorted({variant for name in names if (variant := variant_of(name)) is not None})
+    if plain and (not variants or any(map(is_found, names))):
+        return Weights(files=plain)
     if not variants:
         raise _no_weights(names, where)
     if len(variants) > 1:
@@ -125,7 +133,15 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
         whole = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
         if size < whole:
             raise _cut(path, size, whole)
+        if size > whole:
+            raise ValueError(f"{size - whole:,} bytes follow after its last tensor")
         return header
+    except FileNotFoundError:
+        raise ModelError(
+            "a file of the model is missing, its link leads to nothing" if path.is_symlink() else "no such file",
+            where=str(path),
+            allowed="a safetensors file",
+        ) from None
     except (OSError, ValueError, RecursionError, struct.error, LookupError, TypeError) as error:
         reason = f"its header has no {error}" if isinstance(error, KeyError) else error
         raise ModelError(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,67 @@ def test_a_class_that_takes_no_loras_says_so(loras: list[Path], tmp_path: Path) 
     (folder / "scheduler/scheduler_config.json").write_text(json.dumps(change))
     for said in refused(loras[0], folder):
         assert said.startswith("a PixArtAlphaPipeline takes no LoRAs")
+
+
+def without(path: Path, folder: Path, lost: Callable[[str], bool]) -> Path:
+    save_file({key: tensor for key, tensor in keys_of(path).items() if not lost(key)}, folder / "partial.safetensors")
+    return folder / "partial.safetensors"
+
+
+def test_weights_that_belong_to_others_and_are_missing(epsilon_folder: Path, loras: list[Path], tmp_path: Path) -> None:
+    """PEFT makes them all the same, and fills them with whatever lies in memory."""
+    last = max(keys_of(loras[0]))
+    assert last.endswith("lora_B.weight")
+    for said in refused(without(loras[0], tmp_path, lambda key: key == last), epsilon_folder):
+        assert said.startswith("this LoRA is incomplete: 1 of the weights that belong together are missing")
+        assert last in said
+    dora = as_dora(loras[0], tmp_path)
+    few = without(dora, tmp_path, lambda key: "magnitude" in key and "mid_block" not in key)
+    (said,) = refused(few, epsilon_folder, by_header=False)
+    assert said.startswith("this LoRA is incomplete: ")
+    assert "lora_magnitude_vector" in said
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_biases_that_cannot_be_fused_are_an_error_of_the_lora(epsilon_folder: Path, tmp_path: Path) -> None:
+    unet = tiny_models.stable_diffusion().unet
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False, lora_bias=True))
+    layers = get_peft_model_state_dict(unet)
+    STOCK.save_lora_weights(tmp_path, unet_lora_layers=layers, weight_name="biased.safetensors")
+    (said,) = refused(tmp_path / "biased.safetensors", epsilon_folder, by_header=False)
+    assert said.startswith("the LoRAs cannot be fused into this model: ")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_text_encoders_weights_of_a_lora_for_flux_are_fused(tmp_path: Path) -> None:
+    """By default diffusers fuses the transformer's alone; earlier versions left the others out."""
+    folder = tiny_models.save(tiny_models.flux(), tmp_path / "flux")
+    encoder = tiny_models.flux().text_encoder
+    torch.manual_seed(5)
+    encoder.add_adapter(LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    keys = {f"text_encoder.{key}": tensor.detach() for key, tensor in get_peft_model_state_dict(encoder).items()}
+    path = tmp_path / "flux.safetensors"
+    save_file(keys, path)
+    renderer = load_renderer(folder, dtype="float32", device="cpu", rows=2, loras=[(path, 1.0)])
+    (outcome,) = renderer.render([task(scheduler="flow_match_euler", num_inference_steps=2)])
+    assert isinstance(outcome, Rendered), outcome
+    stock: Any = diffusers.FluxPipeline.from_pretrained(folder)
+    options = {"width": 32, "height": 32, "num_inference_steps": 2, "guidance_scale": task().recipe.guidance_scale}
+    without_lora = stock("a red cat", generator=torch.Generator().manual_seed(1), **options).images[0]
+    stock.load_lora_weights(path.parent, weight_name=path.name)
+    expected = stock("a red cat", generator=torch.Generator().manual_seed(1), **options).images[0]
+    assert np.abs(outcome.pixels - np.asarray(expected).astype(int)).max() <= 1
+    assert np.abs(outcome.pixels - np.asarray(without_lora).astype(int)).max() > 1
+
+
+def test_a_run_made_without_those_weights_is_of_another_model(loras: list[Path], tmp_path: Path) -> None:
+    text = tmp_path / "text.safetensors"
+    save_file({"lora_te1_x.lora_down.weight": torch.zeros(2, 2)}, text)
+    for class_name, other in (("FluxPipeline", True), ("StableDiffusionPipeline", False)):
+        (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": class_name}))
+        cache = DigestCache(tmp_path / "digests")
+        index = f"model_index.json\0{cache.sha256(tmp_path / 'model_index.json')}\n"
+        for path, marked in ((loras[0], False), (text, other)):
+            content = index + f"lora\0{cache.sha256(path)}\0{1.0!r}\n" + "text encoder\n" * marked
+            digest = blake2b(content.encode(), digest_size=16, person=b"darkroom.model.1").hexdigest()
+            assert fingerprint(tmp_path, cache, [(path, 1.0)]) == digest

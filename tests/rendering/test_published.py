@@ -80,6 +80,13 @@ def only_the_denoiser_as_fp16(folder: Path) -> dict[str, Any]:
     return {"variant": "fp16"}
 
 
+def fp16_beside_another_file(folder: Path) -> dict[str, Any]:
+    told = only_the_denoiser_as_fp16(folder)
+    shutil.copy(folder / "vae" / SAFETENSORS_WEIGHTS_NAME, folder / "text_encoder" / "other.safetensors")
+    (folder / "unet" / "notes.safetensors").write_bytes(b"never opened")
+    return told
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("publish", [everything_as_fp16, split_fp16, only_the_denoiser_as_fp16])
 def test_weights_of_one_variant(
@@ -91,6 +98,13 @@ def test_weights_of_one_variant(
     assert weights == {
         path.relative_to(folder).as_posix() for path in loaded_files(folder) if path.suffix == ".safetensors"
     }
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_of_another_name_does_not_hide_a_variant(epsilon_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(epsilon_folder, tmp_path / "model"))
+    check_like_stock(folder, **fp16_beside_another_file(folder))
+    assert folder / "unet" / "notes.safetensors" not in loaded_files(folder)
 
 
 def test_plain_weights_are_preferred_and_keep_their_fingerprint(epsilon_folder: Path, tmp_path: Path) -> None:
