@@ -12,6 +12,7 @@ import typer
 from jobs import options
 from jobs.runs import open_run
 from jobs.status_line import StatusLine
+from jobs.words import counted
 from pipeline.errors import InputError, OutputError
 from pipeline.output.layout import DATA_PREFIX, IMAGES_PREFIX, PARTS_PREFIX, RUN_KEY, SHARDS_PREFIX
 from pipeline.output.run import read_run
@@ -90,7 +91,7 @@ def _as_text(made: Made) -> str:
     failed = f", {made.failed:,} failed" if made.failed else ""
     return "\n".join(
         [
-            f"images     {made.images:,} of {made.prompts:,} prompts{failed}",
+            f"images     {made.images:,} of {counted(made.prompts, 'prompt')}{failed}",
             f"new        {made.new:,} since the last time",
             f"size       {made.size_bytes / 1e6:,.1f} MB",
         ]

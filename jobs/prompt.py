@@ -23,7 +23,8 @@ def with_prompt(job: Job, prompt: str, negative_prompt: str | None) -> Job:
     """
     _check(prompt, "--prompt")
     _check(negative_prompt or "-", "--negative-prompt")
-    table = pa.table({"prompt": [prompt], "negative_prompt": pa.array([negative_prompt], pa.string())})
+    given = {"prompt": prompt, "negative_prompt": negative_prompt}
+    table = pa.table({name: [text] for name, text in given.items() if text is not None})
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     uri = job.output.uri

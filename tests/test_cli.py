@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import cli, options
+from jobs.prompt import with_prompt
 from pipeline.config import load_job
 from pipeline.errors import InputError, JobBrokenError
 
@@ -167,6 +168,18 @@ def test_each_manifest_has_a_default_output_of_its_own(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert options.load(None, None, manifest=manifest).output.uri == output
+
+
+@pytest.mark.parametrize("negative", [None, "blurry"])
+def test_a_prompt_alone_has_no_column_without_effect(
+    negative: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    manifest = with_prompt(options.load(None, None, manifest="--prompt"), "a star", negative).manifest
+    assert darkroom(monkeypatch, "plan", "--manifest", manifest, "--output", "out") == 0
+    assert "no effect" not in capsys.readouterr().err
+    (row,) = pq.read_table(manifest).to_pylist()
+    assert row == {"prompt": "a star"} | ({"negative_prompt": negative} if negative else {})
 
 
 def test_a_run_at_the_former_default_output_is_not_passed_by(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_it_names_the_page_last(output: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
     assert darkroom(monkeypatch, "contact-sheet", "out") == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "images     3 of 1 prompts"
+    assert said[0] == "images     3 of 1 prompt"
     assert said[1] == "new        3 since the last time"
     assert said[-1] == "Open out/contact-sheet/index.html"
     assert darkroom(monkeypatch, "contact-sheet", "out", "--json") == 0
