@@ -21,8 +21,8 @@ def default_output(path: Path | None, manifest: str) -> str:
         return f"renders/{path.stem}"
     segments = [part for part in re.split(r"[/\\]", manifest) if part not in ("", ".", "..", "~")]
     fixed = list(takewhile(lambda part: not any(sign in part for sign in "*?["), segments))
-    # A folder may be named v1.5, which is another one than v1.6.
-    stem = re.sub(r"\.parquet$", "", fixed[-1], flags=re.IGNORECASE) if fixed else ""
+    # A folder may be named v1.5, which is another one than v1.6. A bare pattern is about the working directory.
+    stem = re.sub(r"\.parquet$", "", fixed[-1], flags=re.IGNORECASE) if fixed else Path.cwd().name
     name = re.sub(r"[^\w.-]+", "-", stem).strip("-.")
     uri = f"renders/{name or 'command-line'}"
     if uri != str(_FORMER_DEFAULT) and (_FORMER_DEFAULT / "_darkroom" / "run.json").is_file():

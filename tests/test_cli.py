@@ -159,14 +159,15 @@ def test_what_comes_from_columns_is_said(
         ("../x.y.parquet", "renders/x.y"),
         ("prompts/v1.5", "renders/v1.5"),
         ("prompts/v1.5/*.parquet", "renders/v1.5"),
-        ("*.parquet", "renders/command-line"),
+        ("*.parquet", "renders/cats"),
         ("--prompt", "renders/prompt"),
     ],
 )
 def test_each_manifest_has_a_default_output_of_its_own(
     manifest: str, output: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cats").mkdir()
+    monkeypatch.chdir(tmp_path / "cats")
     assert options.load(None, None, manifest=manifest).output.uri == output
 
 
