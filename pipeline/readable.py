@@ -36,8 +36,8 @@ def readable(kind: pa.DataType) -> pa.DataType:
 def form_warnings(schema: pa.Schema) -> tuple[str, ...]:
     """Return a sentence for each column that is kept in another type than it has."""
     return tuple(
-        f"the extra column {field.name!r} is stored as {readable(field.type)}, since Hugging Face's datasets cannot "
-        f"read {field.type}"
+        f"the extra column {field.name!r} is stored as {readable(field.type)} in a new output, since Hugging Face's "
+        f"datasets cannot read {field.type}"
         for field in schema
         if readable(field.type) != field.type
     )

@@ -19,13 +19,14 @@ from pipeline.export.formats import export
 from pipeline.output.again import command_of
 from pipeline.output.finalize import finalize
 from pipeline.output.layout import Layout, Packing
+from pipeline.output.lookup import find_row
 from pipeline.output.part import PartWriter
 from pipeline.output.run import write_run
 from pipeline.readable import form_warnings, in_readable_form, readable
 from pipeline.report.contact_sheet import build
 from pipeline.storage.local import LocalStore
 from tests.report.reading import cells_of
-from tests.test_output import FACTS, RUN, START, rendered, shard_of
+from tests.test_output import FACTS, RUN, START, rendered, shard_of, task
 from tests.test_readers import datasets
 
 __all__ = ["datasets"]
@@ -141,7 +142,8 @@ def test_a_warning_names_each_column_of_another_form() -> None:
     said = form_warnings(pa.table(ARRAYS).schema)
     assert [sentence.split("'")[1] for sentence in said] == [name for name in COLUMNS if name in OTHER_FORM]
     assert said[0] == (
-        "the extra column 'json' is stored as string, since Hugging Face's datasets cannot read extension<arrow.json>"
+        "the extra column 'json' is stored as string in a new output, since Hugging Face's datasets cannot read "
+        "extension<arrow.json>"
     )
 
 
@@ -179,11 +181,20 @@ def test_moments_that_python_cannot_hold_are_kept(tmp_path: Path, layout: Layout
         "day": pa.array([2**30, None], pa.date32()),
         "span": pa.array([2**60, None], pa.duration("ms")),
     }
-    write_output(tmp_path, layout, columns)
-    kept = pq.read_table(tmp_path / "metadata.parquet")
+    store = write_output(tmp_path / "run", layout, columns)
+    kept = pq.read_table(tmp_path / "run" / "metadata.parquet")
     assert kept["moment"].cast(pa.int64()).to_pylist() == [10**15, None], "milliseconds: Parquet has no seconds"
     assert kept["day"].cast(pa.int32()).to_pylist() == [2**30, None]
     assert kept["span"].cast(pa.int64()).to_pylist() == [2**60, None]
+    expected = {"moment": "33658-09-27 01:46:40", "day": "2941775-04-07", "span": "13343998895 days, 21:54:06.976"}
+    export(store, LocalStore(tmp_path / "out"), "imagefolder", lambda done, total: None)
+    exported = pq.read_table(tmp_path / "out" / "metadata.parquet").select(list(expected)).to_pylist()
+    assert exported == [expected, dict.fromkeys(expected)]
+    build(store, LocalStore(tmp_path / "sheet"), pictures=None, previews=False)
+    cells = {cell["name"][:2]: cell["metadata"] for cell in cells_of(tmp_path / "sheet")}
+    assert {name: cells["01"].get(name) for name in expected} == expected
+    row = find_row(store, task(1).task_id)
+    assert {name: row[name] for name in expected} == expected
 
 
 def test_large_seeds_stand_exactly_on_the_contact_sheet(outputs: dict[Layout, LocalStore], tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import tarfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from io import BufferedRandom
 from typing import Any, Protocol
@@ -12,11 +12,13 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from pipeline.errors import InputError, JobBrokenError, ObjectMissingError
+from pipeline.output.extras import conformed
 from pipeline.output.features import large_columns
 from pipeline.output.finalized import read_finalized
 from pipeline.output.index import part_keys
 from pipeline.output.layout import DATA_PREFIX, EXTENSIONS, object_of, part_of_key
 from pipeline.output.local_disk import EXPORTING, local_disk, temporary_file
+from pipeline.output.moments import columns_beyond_python
 from pipeline.output.outcomes import UNREADABLE
 from pipeline.output.run import Run, read_run
 from pipeline.output.schema import IMAGE
@@ -53,7 +55,8 @@ class Committed:
         """Of images."""
         if not self.number:
             raise InputError("this output has no image", where="OUTPUT", value=store.uri, allowed="one with images")
-        self.schema: pa.Schema = readable_schema(schema_of(store, next(iter(tables))))
+        self._texts = frozenset[str]().union(*(_beyond_python(store, key) for key in tables))
+        self.schema: pa.Schema = _with_texts(readable_schema(schema_of(store, next(iter(tables)))), self._texts)
         self.large = frozenset[str]().union(*(large_columns(store, key) for key in tables))
         """Columns with whole numbers that ``datasets`` does not take as integers from Python objects."""
         self.extension = EXTENSIONS[run.packing.format]
@@ -68,7 +71,8 @@ class Committed:
         for key in self._tables:
             with self._store.open(key) as file:
                 for batch in ParquetReader(file).batches(BATCH_ROWS):
-                    yield from in_readable_form(pa.Table.from_batches([batch])).to_pylist()
+                    rows = in_readable_form(pa.Table.from_batches([batch]))
+                    yield from conformed(rows, _with_texts(rows.schema, self._texts)).to_pylist()
 
     def column(self, name: str) -> Iterator[pa.Array]:
         """The values of one column of the metadata, in pieces."""
@@ -88,6 +92,16 @@ class Committed:
                 f"an image is not as it was committed: {self._store.uri}/{row['file_name']}. `darkroom verify`"
             )
         return body
+
+
+def _beyond_python(store: ObjectStore, key: str) -> set[str]:
+    """Return the columns of a table that become text, since readers fail over some date, time or duration in them."""
+    with store.open(key) as file:
+        return columns_beyond_python(ParquetReader(file))
+
+
+def _with_texts(schema: pa.Schema, names: Collection[str]) -> pa.Schema:
+    return pa.schema([field.with_type(pa.string()) if field.name in names else field for field in schema])
 
 
 class _Archive(Protocol):

@@ -1,6 +1,6 @@
 """Find a manifest's files and check everything that can be known without reading a row."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +10,7 @@ import pyarrow as pa
 from pipeline.errors import ManifestError, StoreError
 from pipeline.manifest import arrow_types
 from pipeline.manifest.advice import building_advice
+from pipeline.manifest.beyond_python import beyond_python, text_warnings
 from pipeline.manifest.columns import (
     ColumnMapping,
     Matched,
@@ -27,6 +28,7 @@ from pipeline.manifest.partitions import Stated, partition_warnings, stated_colu
 from pipeline.manifest.rules import RowRules
 from pipeline.manifest.uniting import READERS, settled_type
 from pipeline.output.layout import EXPORT_MARK
+from pipeline.output.moments import doubtful_columns
 from pipeline.parquet import ParquetReader
 from pipeline.readable import form_warnings
 from pipeline.storage.base import ObjectStore
@@ -115,7 +117,8 @@ def open_manifest(uri: str, *, columns: ColumnMapping, rules: RowRules, s3: S3Se
         )
         alike = {file.schema: _matched(file.schema, mapping, rules, key) for key, file in _alike(described).items()}
         files = tuple(_files(footers, described, alike))
-        extra_schema = _extra_schema(found.store, files, described)
+        beyond = beyond_python(found.store, {key: footer.doubtful for key, footer in footers.items()}, files)
+        extra_schema = _extra_schema(found.store, files, described, beyond)
     except StoreError as error:
         raise ManifestError(f"the manifest cannot be read: {error}", where="manifest", value=uri) from None
     stated = partition_warnings(file.stated for file in described.values())
@@ -130,6 +133,7 @@ def open_manifest(uri: str, *, columns: ColumnMapping, rules: RowRules, s3: S3Se
             *lost_index_warnings(footer.lost_index for footer in footers.values()),
             *near_name_warnings(alike.values(), mapping),
             *form_warnings(extra_schema),
+            *text_warnings(beyond),
         ),
     )
 
@@ -138,6 +142,8 @@ def open_manifest(uri: str, *, columns: ColumnMapping, rules: RowRules, s3: S3Se
 class _Footer:
     schema: pa.Schema
     row_groups: tuple[int, ...]
+    doubtful: Set[str]
+    """Columns that may hold dates, times or durations that Python cannot."""
     is_export: bool
     """Whether it is a table of one of Darkroom's exports."""
     lost_index: str | None
@@ -226,6 +232,7 @@ def _footer(store: ObjectStore, key: str) -> _Footer:
             return _Footer(
                 schema=schema.remove_metadata(),
                 row_groups=read.row_groups,
+                doubtful=doubtful_columns(read),
                 is_export=EXPORT_MARK in marks,
                 lost_index=lost_index(schema),
             )
@@ -238,14 +245,18 @@ def _footer(store: ObjectStore, key: str) -> _Footer:
         ) from None
 
 
-def _extra_schema(store: ObjectStore, files: Iterable[ManifestFile], described: Mapping[str, _Described]) -> pa.Schema:
+def _extra_schema(
+    store: ObjectStore, files: Iterable[ManifestFile], described: Mapping[str, _Described], texts: Collection[str]
+) -> pa.Schema:
     """Every extra column with the type that holds its values in all files."""
     found: dict[str, dict[pa.DataType, list[tuple[str, str]]]] = {}
     for file in files:
         for name, theirs in file.extras.items():
             kind = arrow_types.plain(described[file.key].schema.field(theirs).type)
             found.setdefault(name, {}).setdefault(kind, []).append((file.key, theirs))
-    schema = pa.schema([(name, settled_type(store, places)) for name, places in found.items()])
+    schema = pa.schema(
+        [(name, pa.string() if name in texts else settled_type(store, places)) for name, places in found.items()]
+    )
     for field in schema:
         check_storable(field.name, field.type, next(iter(found[field.name].values()))[0][0])
     return schema

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.output.schema import IMAGE, payload_columns
-from pipeline.output.values import python_values
+from pipeline.output.values import python_rows
 
 GROUP_IMAGES = 100
 GROUP_BYTES = 16 * 2**20
@@ -29,18 +29,13 @@ def write_tar(file: BinaryIO, rows: pa.Table, image_of: Callable[[str], bytes], 
     Names have one dot, since readers split them at the first.
     """
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for row in _described(payload_columns(rows)):
+        for row in python_rows(payload_columns(rows), maps="lossy"):
             name, prompt = row["task_id"], row["prompt"]
             described = json.dumps(_without_nulls(plain_json(row)), ensure_ascii=False).encode()
             for suffix, body in ((extension, image_of(name)), ("json", described), ("txt", prompt.encode())):
                 member = tarfile.TarInfo(f"{name}.{suffix}")
                 member.size = len(body)
                 tar.addfile(member, io.BytesIO(body))
-
-
-def _described(rows: pa.Table) -> Iterator[dict[str, Any]]:
-    names, columns = rows.column_names, [python_values(column, maps="lossy") for column in rows.columns]
-    return (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
 
 
 def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:

@@ -51,8 +51,8 @@ def large_columns(store: ObjectStore, key: str) -> set[str]:
     """Return the columns of a table that hold a whole number above ``MAX_INTEGER``, in themselves or in a field."""
     with store.open(key) as file:
         table = ParquetReader(file)
-        leaves = [(field.name, kind) for field in table.schema for kind in _leaves(field.type)]
-        numbers = [(place, name) for place, (name, kind) in enumerate(leaves) if t.is_uint64(kind)]
+        found = [(field.name, kind) for field in table.schema for kind in leaves(field.type)]
+        numbers = [(place, name) for place, (name, kind) in enumerate(found) if t.is_uint64(kind)]
         groups = map(table.metadata.row_group, range(table.metadata.num_row_groups))
         return {name for group in groups for place, name in numbers if _is_large(group.column(place))}
 
@@ -62,13 +62,13 @@ def _is_large(column: pq.ColumnChunkMetaData) -> bool:
     return bool(known and column.statistics.max > MAX_INTEGER)
 
 
-def _leaves(kind: pa.DataType) -> Iterator[pa.DataType]:
+def leaves(kind: pa.DataType) -> Iterator[pa.DataType]:
     """Yield the types of the columns of a Parquet file that hold a column of this type."""
     if isinstance(kind, pa.BaseExtensionType):
-        yield from _leaves(kind.storage_type)
+        yield from leaves(kind.storage_type)
     elif kind.num_fields:
         for place in range(kind.num_fields):
-            yield from _leaves(kind.field(place).type)
+            yield from leaves(kind.field(place).type)
     else:
         yield kind
 

@@ -17,6 +17,7 @@ from pipeline.output.part import read_part
 from pipeline.output.precedence import one_per_task
 from pipeline.output.schema import METADATA_SCHEMA
 from pipeline.output.tables import table_keys
+from pipeline.output.values import python_rows
 from pipeline.parquet import ParquetReader
 from pipeline.storage.base import ObjectStore
 
@@ -65,7 +66,7 @@ def _in_parts(store: ObjectStore, task_id: str) -> dict[str, Any] | None:
         pa.concat_tables([rows.select(METADATA_SCHEMA.names) for rows in found])
     ).to_pylist()[0]
     whole = next(rows for rows in found if rows["part_id"][0].as_py() == counting["part_id"])
-    return counting | {name: whole[name][0].as_py() for name in whole.column_names if name not in counting}
+    return _only(whole.slice(0, 1)) | counting
 
 
 def _in_part(store: ObjectStore, task_id: str, key: str) -> pa.Table | None:
@@ -76,6 +77,5 @@ def _in_part(store: ObjectStore, task_id: str, key: str) -> pa.Table | None:
 
 
 def _only(rows: pa.Table) -> dict[str, Any]:
-    (row,) = rows.to_pylist()
-    assert isinstance(row, dict)
+    (row,) = python_rows(rows)
     return row

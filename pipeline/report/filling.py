@@ -17,6 +17,7 @@ from pipeline.errors import JobBrokenError, ObjectMissingError
 from pipeline.output.parallel import in_parallel
 from pipeline.output.part import read_part
 from pipeline.output.pictures import read_images
+from pipeline.output.values import python_rows
 from pipeline.report.packs import Entry, Packs
 from pipeline.report.rows import SheetRows
 from pipeline.report.thumbnails import PREVIEW, THUMBNAIL, UNREADABLE_IMAGE, Copy, small_copies
@@ -84,7 +85,7 @@ def _items(store: ObjectStore, rows: SheetRows, names: list[str], wanted: NDArra
     by_part = np.split(wanted[np.argsort(part_of[wanted], kind="stable")], np.cumsum(np.bincount(part_of[wanted])))
     for part in parts[np.argsort(first)].tolist():
         places = by_part[part]
-        described = read_part(store, rows.parts[part]).take(pa.array(row_of[places])).to_pylist()
+        described = python_rows(read_part(store, rows.parts[part]).take(pa.array(row_of[places])))
         by_file = {row["file_name"]: (names[place], row) for place, row in zip(places, described, strict=True)}
         for place, row in zip(places, described, strict=True):
             if row["file_name"] is None:
