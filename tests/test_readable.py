@@ -194,6 +194,7 @@ def test_moments_that_python_cannot_hold_are_kept(tmp_path: Path, layout: Layout
     cells = {cell["name"][:2]: cell["metadata"] for cell in cells_of(tmp_path / "sheet")}
     assert {name: cells["01"].get(name) for name in expected} == expected
     row = find_row(store, task(1).task_id)
+    assert row is not None
     assert {name: row[name] for name in expected} == expected
 
 
