@@ -58,6 +58,12 @@ def test_every_family_agrees_with_what_the_renderer_records(make: Callable[[], A
     assert {*recorded} == {True, False}
 
 
+def test_a_word_of_megabytes_is_looked_at_as_far_as_any_window_reaches() -> None:
+    counter = windows._Counter(BUILT_IN["shapes"] / "tokenizer", ["transformers", "CLIPTokenizer"])
+    beginning, whole = counter.tokens(pa.array(["ab" * 100_000, "ab" * 1_000_000])).tolist()
+    assert whole == beginning > 512
+
+
 def test_the_plan_counts_the_rows_that_the_renderer_marks(tmp_path: Path) -> None:
     tiny_models.save(tiny_models.stable_diffusion(), tmp_path / "model")
     pq.write_table(

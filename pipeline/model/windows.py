@@ -19,6 +19,8 @@ from pipeline.model.vocabulary import require_vocabulary
 
 MOST_WORDS = 3_000_000
 """Distinct words are tokenized up to here, which takes about a minute; later texts are not looked at."""
+_LONGEST_WORD = 200_000
+"""Characters of a word that are tokenized: more than any window takes, and the rest would cost seconds a megabyte."""
 _MOST_SPECIAL = 2
 """Tokens that a tokenizer puts around a text."""
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")
@@ -150,7 +152,7 @@ class _Counter:
             count = known.get(word)
             if count is None:
                 # One by one, since a batch would start threads that make later forks warn.
-                count = known[word] = len(encode(word, add_special_tokens=False))
+                count = known[word] = len(encode(word[:_LONGEST_WORD], add_special_tokens=False))
             counts.append(count)
         if len(known) > MOST_WORDS:
             raise _NotCountedError(f"the prompts have more than {MOST_WORDS:,} distinct words")
