@@ -111,3 +111,9 @@ def test_the_dashboards_port_is_named() -> None:
         except OSError:
             pytest.skip("a dashboard may run there")
         assert "8265 is the dashboard's port, nodes meet at 6379" in refused("127.0.0.1:8265")
+
+
+@pytest.mark.parametrize("said", ["getsockopt(SO_ERROR): No route to host", "error: Network is unreachable"])
+def test_an_address_without_a_route_is_not_taken_for_another_server(said: str) -> None:
+    details = f"failed to connect to all addresses; last error: {said}"  # in gRPC
+    assert cluster_address._reason("UNAVAILABLE", details) == "this machine has no route to it"
