@@ -1,8 +1,9 @@
 """How fast planning is and how much memory it takes: ``python -m benchmarks.planning``.
 
 Counts and plans manifests in a process each, and prints tasks per second, the peak memory of each, and which heavy
-libraries were loaded: 10^5 and 10^6 prompts × 20 points; 10^6 rows with a seed, guidance and step count of their own
-(the shape of DiffusionDB), all of different prompts, and of 10^5 prompts.
+libraries were loaded: 10^5 and 10^6 prompts × 20 points; 2 × 10^6 captions of 5 to 120 words, of which those that the
+text encoder cuts are counted; 10^6 rows with a seed, guidance and step count of their own (the shape of DiffusionDB),
+all of different prompts, and of 10^5 prompts.
 """
 
 import json
@@ -23,6 +24,7 @@ BATCH = 50_000
 CASES = (
     ("sweep", 100_000, 100_000),
     ("sweep", 1_000_000, 1_000_000),
+    ("captions", 2_000_000, 2_000_000),
     ("own", 1_000_000, 1_000_000),
     ("own", 1_000_000, 100_000),
 )
@@ -33,7 +35,8 @@ def write_manifest(path: Path, kind: str, rows: int, prompts: int) -> None:
     random = np.random.default_rng(0)
     writer = None
     for start in range(0, rows, BATCH):
-        texts = [f"a photograph of object {n % prompts}, studio light, sharp" for n in range(start, start + BATCH)]
+        numbers = range(start, start + BATCH)
+        texts = _captions(random, numbers) if kind == "captions" else [_prompt(n % prompts) for n in numbers]
         columns = {"prompt": pa.array(texts)}
         if kind == "own":
             columns["seed"] = pa.array(random.integers(0, 2**32, BATCH))
@@ -44,6 +47,22 @@ def write_manifest(path: Path, kind: str, rows: int, prompts: int) -> None:
         writer.write_table(table)
     assert writer is not None
     writer.close()
+
+
+def _prompt(number: int) -> str:
+    return f"a photograph of object {number}, studio light, sharp"
+
+
+def _captions(random: np.random.Generator, numbers: range) -> list[str]:
+    """Captions of 5 to 120 words; a few of 20,000 words are in most of them, as in a language."""
+    lengths = random.integers(5, 121, len(numbers))
+    ranks = np.minimum(random.zipf(1.3, lengths.sum()), 20_000)
+    words = np.array([f"w{np.base_repr(rank, 36).lower()}" for rank in range(20_001)])[ranks]
+    ends = lengths.cumsum()
+    return [
+        f"{number} {' '.join(words[end - length : end])}"
+        for number, length, end in zip(numbers, lengths, ends, strict=True)
+    ]
 
 
 def measure(manifest: str, with_ids: bool) -> dict[str, object]:
@@ -69,7 +88,8 @@ def measure(manifest: str, with_ids: bool) -> dict[str, object]:
         assert whole.images == images
     heavy = [name for name in ("torch", "ray", "diffusers") if name in sys.modules]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"images": images, "count_s": counted_s, "ids_s": ids_s, "peak_mib": peak, "heavy": heavy}
+    cut = prepared.count.effects.cut
+    return {"images": images, "cut": cut, "count_s": counted_s, "ids_s": ids_s, "peak_mib": peak, "heavy": heavy}
 
 
 def main() -> None:
@@ -77,7 +97,7 @@ def main() -> None:
         print(json.dumps(measure(sys.argv[1], sys.argv[2] == "ids")))
         return
     print(f"pyarrow {pa.__version__}, Python {sys.version.split()[0]}; one process each, one core")
-    names = ("kind", "rows", "prompts", "images", "count s", "ids s", "ids/s", "MiB count", "with ids")
+    names = ("kind", "rows", "prompts", "images", "cut", "count s", "ids s", "ids/s", "MiB count", "with ids")
     print("".join(f"{name:>11}" for name in names))
     with TemporaryDirectory() as folder:
         for kind, rows, prompts in CASES:
@@ -87,7 +107,7 @@ def main() -> None:
             assert not counted["heavy"], counted["heavy"]
             assert not made["heavy"], made["heavy"]
             rate = made["images"] / made["ids_s"]
-            whole = [f"{value:,}" for value in (rows, prompts, made["images"])]
+            whole = [f"{value:,}" for value in (rows, prompts, made["images"], made["cut"])]
             times = [f"{counted['count_s']:.2f}", f"{made['ids_s']:.1f}", f"{rate:,.0f}"]
             peaks = [f"{run['peak_mib']:.0f}" for run in (counted, made)]
             print("".join(f"{cell:>11}" for cell in (kind, *whole, *times, *peaks)), flush=True)

@@ -235,7 +235,7 @@ def bad_job(folder: Path, text: str) -> str:
         (["--manifest", "m.parquet", "--sizes", "98x96"], "does not fit the model"),
         (["--manifest", "m.parquet", "--set", "sweep.guidance_scals=3"], "did you mean 'guidance_scales'"),
         (["--manifest", "m.parquet", "--model", "./nowhere"], "no such model"),
-        (["--manifest", "m.parquet", "--seeds", "x"], "sweep.seeds"),
+        (["--manifest", "m.parquet", "--seeds", "x"], "--seeds"),
         (["--manifest", "m.parquet", "--set", "model.scheduler=magic"], "no such scheduler"),
         (["--manifest", "m.parquet", "-o", "m.parquet/inside"], "output cannot be written"),
         (["--manifest", "m.parquet", "-o", "gs://bucket/x"], "gs:// is not supported"),
