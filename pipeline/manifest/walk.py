@@ -64,7 +64,7 @@ def _refuse_dangling(path: Path) -> None:
     except OSError as error:
         raise ManifestError(
             f"this symbolic link leads nowhere: {error.strerror}",
-            where="manifest",
-            value=f"{path} -> {os.readlink(path)}",
+            where=str(path),
+            value=os.readlink(path),
             allowed="a link to a Parquet file or a folder; remove it if it is no part of the manifest",
         ) from None
