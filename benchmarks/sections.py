@@ -8,7 +8,6 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -73,10 +72,10 @@ def stages(subject: Subject, figures: Figures) -> None:
     """Where the engine's time goes on W1.
 
     ``busy`` is the denoiser's calls, each as long as in a row of its own, over the time of the run. The seconds of
-    encode, denoise and decode are of a second run that waits for the device at every stage, in ``waiting s`` in all.
+    denoise and decode are the device's, those of encode the preparation's, beside it.
     """
     columns = ("contestant", "rows", "images", "images/s", "real rows", "busy", "encode s", "denoise s", "decode s",
-               "waiting s", "PNG ms")  # fmt: skip
+               "PNG ms")  # fmt: skip
     figures.table(f"{subject.name} stages", columns)
     tasks = subject.tasks("W1")
     for name in subject.settings.engines:
@@ -85,33 +84,20 @@ def stages(subject: Subject, figures: Figures) -> None:
             continue
         with figures.surviving(what):
             model = subject.model(name == COMPILED_ENGINE)
-            free = EngineWithFiles(model, subject.rows)
-            waiting = EngineWithFiles(model, subject.rows, _waiting_clock(subject.settings.device))
-            warm_up(free, tasks)
+            engine = EngineWithFiles(model, subject.rows)
+            warm_up(engine, tasks)
             call_s = measure(model, subject.rows, subject.side, subject.side, subject.settings.seconds).call_s
-            wall_s, waiting_s, counted = seconds(free, tasks), seconds(waiting, tasks), waiting.counters
+            wall_s, counted = seconds(engine, tasks), engine.counters
             figures.row({
                 **what,
                 "images/s": len(tasks) / wall_s,
-                "real rows": free.counters.real_rows,
-                "busy": free.counters.denoiser_calls * call_s / wall_s,
+                "real rows": counted.real_rows,
+                "busy": counted.denoiser_calls * call_s / wall_s,
                 "encode s": counted.encode_s,
                 "denoise s": counted.denoise_s,
                 "decode s": counted.decode_s,
-                "waiting s": waiting_s,
-                "PNG ms": free.png_s * 1e3,
+                "PNG ms": engine.png_s * 1e3,
             })  # fmt: skip
-
-
-def _waiting_clock(device: str) -> Callable[[], float]:
-    """Seconds, when everything the device was told is done."""
-
-    def clock() -> float:
-        if device != "cpu":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    return clock
 
 
 def parity(subject: Subject, figures: Figures) -> None:

@@ -1,7 +1,6 @@
 """One architecture on one device: its weights, the tasks it is measured on and who renders them."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,15 +64,15 @@ class Settings:
 class EngineWithFiles:
     """The engine with PNG encoding in threads beside it, as a worker has it; no store, no commit, no Ray."""
 
-    def __init__(self, model: LoadedModel, rows: int, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._model, self._rows, self._clock = model, rows, clock
+    def __init__(self, model: LoadedModel, rows: int) -> None:
+        self._model, self._rows = model, rows
         self.counters = EngineCounters()
         """Of the last run."""
         self.png_s = 0.0
         """To encode one image of the last run, in its thread."""
 
     def __call__(self, tasks: Sequence[RenderTask], folder: Path) -> None:
-        engine = Engine(self._model, self._rows, clock=self._clock)
+        engine = Engine(self._model, self._rows)
         with ThreadPoolExecutor(_PNG_THREADS) as pool:
             saved = [pool.submit(_save, _rendered(outcome), folder) for outcome in engine.render(tasks)]
         self.png_s = fmean(one.result() for one in saved)

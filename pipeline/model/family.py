@@ -4,13 +4,14 @@ A family decides what really matters for the pixels (``effective_guidance``, ``u
 rows of the denoiser's batch an image takes (``rows``). Planning merges recipes by it; the renderer obeys it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from math import isqrt
 from typing import Any, Literal
 
-from pipeline.schedulers import SCHEDULERS
+from pipeline.recipe import Recipe
+from pipeline.schedulers import SCHEDULERS, evaluations
 
 
 class Guidance(Enum):
@@ -18,10 +19,15 @@ class Guidance(Enum):
 
     CLASSIFIER_FREE = "classifier_free"
     """Two rows, conditional and unconditional; at most 1 means unguided: one row, no negative prompt."""
+    FROM_CONDITIONAL = "from_conditional"
+    """As above, but counted from the conditional prediction, c + g (c - u): at most 0 means unguided."""
     EMBEDDED = "embedded"
     """An input of the network: every value is another image, one row."""
     NONE = "none"
     """No input for it: the value is dropped from the recipe, one row."""
+
+
+_GUIDED_ABOVE: Mapping[Guidance, float] = {Guidance.CLASSIFIER_FREE: 1.0, Guidance.FROM_CONDITIONAL: 0.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +61,17 @@ class Family:
     own_schedulers: tuple[str, ...] | None = None
     """Where only some can work; None: all of its kind."""
 
+    @property
+    def guided_above(self) -> float | None:
+        """The largest guidance scale that leaves an image unguided; None where the scale is no weight of two rows."""
+        return _GUIDED_ABOVE.get(self.guidance)
+
     def effective_guidance(self, guidance_scale: float) -> float | None:
         """What the guidance scale amounts to; None where the model takes none."""
         if self.guidance is Guidance.NONE:
             return None
-        if self.guidance is Guidance.CLASSIFIER_FREE and guidance_scale <= 1:
-            return 1.0
+        if self.guided_above is not None and guidance_scale <= self.guided_above:
+            return self.guided_above
         return guidance_scale + 0.0  # -0.0 becomes 0.0: one image, one id
 
     def uses_negative_prompt(self, effective_guidance: float | None) -> bool:
@@ -68,8 +79,27 @@ class Family:
 
     def rows(self, effective_guidance: float | None) -> int:
         """Rows of the denoiser's batch that one image takes."""
-        classifier_free = self.guidance is Guidance.CLASSIFIER_FREE
-        return 2 if classifier_free and effective_guidance is not None and effective_guidance > 1 else 1
+        if self.guided_above is None or effective_guidance is None:
+            return 1
+        return 2 if effective_guidance > self.guided_above else 1
+
+    def effective(self, recipe: Recipe) -> Recipe:
+        """Return the recipe without what the model ignores, so that equal images have equal recipes."""
+        guidance = None if recipe.guidance_scale is None else self.effective_guidance(recipe.guidance_scale)
+        kept = recipe.negative_prompt if self.uses_negative_prompt(guidance) else None
+        return replace(recipe, guidance_scale=guidance, negative_prompt=kept)
+
+    def batch_key(self, recipe: Recipe) -> Hashable:
+        """Return what fixes the shapes of a batch and its weights: images of one key can share a batch."""
+        return recipe.width, recipe.height
+
+    def cost(self, recipe: Recipe) -> float:
+        """Return rows of the denoiser's batch times megapixels that an effective recipe takes, over all evaluations.
+
+        Raises ``InputError`` for a scheduler that does not exist.
+        """
+        calls = evaluations(recipe.scheduler, recipe.num_inference_steps)
+        return calls * self.rows(recipe.guidance_scale) * recipe.megapixels
 
     def schedulers(self) -> tuple[str, ...]:
         """Names of ``SCHEDULERS`` this family can be sampled with."""

@@ -178,7 +178,7 @@ def _repeated(axes: Axes, given: Set[str]) -> Mapping[str, tuple[Any, ...]]:
 def _same_guidance(axes: Axes, family: Family) -> tuple[float, ...]:
     """The scales that count as no guidance, where there are several."""
     different = dict.fromkeys(axes.guidance_scales)
-    unguided = tuple(scale for scale in different if family.effective_guidance(scale) == 1.0)
+    unguided = tuple(scale for scale in different if family.effective_guidance(scale) == family.guided_above)
     return unguided if len(unguided) > 1 and len({family.effective_guidance(scale) for scale in unguided}) == 1 else ()
 
 

@@ -1,8 +1,8 @@
-"""A loaded model in the engine's terms. What all families share is here; ``families`` holds what tells them apart.
+"""A loaded model in the engine's terms: the functions that all families share. Each family has a file in ``families``.
 
 Every tensor function keeps to fixed shapes: what is missing to a full batch is filled with dummies, so that a
-model compiles once and a picture does not depend on its neighbours. The arithmetic, its order and its dtypes are
-those of the family's stock diffusers pipeline called with one prompt.
+model compiles once and an image does not depend on its neighbours. The network, the text encoders and the autoencoder
+see what they see in the family's diffusers pipeline called with one prompt; latents are float32 between the steps.
 """
 
 from abc import ABC, abstractmethod
@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from diffusers.utils.torch_utils import randn_tensor
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import RenderError
-from pipeline.model.family import Family
+from pipeline.model.family import Family, Guidance
 from pipeline.recipe import Recipe
 from pipeline.rendering.compiled import Compiled
 from pipeline.rendering.timetables import ModelSchedulers, build_scheduler
+from pipeline.rendering.trajectory import Trajectory, build_trajectory
 from pipeline.schedulers import scheduler_of
 
 Text = str | None
@@ -48,6 +46,8 @@ class Adapter(ABC):
     modules: ClassVar[tuple[str, ...]]
     """Parts of the stock pipeline with weights that must be there."""
     denoiser_name: ClassVar[str] = "unet"
+    scaled_input: ClassVar[bool] = True
+    """Whether the pipeline scales the first noise and the network's input as its scheduler says."""
 
     stock: Any
     """A diffusers pipeline in eval mode, on ``device`` in ``dtype``."""
@@ -56,7 +56,7 @@ class Adapter(ABC):
     dtype: torch.dtype
     schedulers: ModelSchedulers
     compiled: bool = False
-    """The denoiser is compiled, once for each shape."""
+    """The denoiser and the decoder are compiled, once for each shape."""
     encode_rows: int = 8
     """Texts in one call of the text encoders."""
     decode_rows: int = 4
@@ -116,14 +116,26 @@ class Adapter(ABC):
         """Inputs of the denoiser that depend on the recipe but not on its texts, each (1, ...)."""
         return {}
 
-    def timetable(self, scheduler: str, num_inference_steps: int, width: int, height: int) -> Any:
-        """A set diffusers scheduler that was never stepped; slots take deep copies."""
+    def trajectory(self, scheduler: str, num_inference_steps: int, width: int, height: int) -> Trajectory:
+        """Return the steps of a scheduler for images of this size (px).
+
+        Raises ``RenderError`` for one that the family cannot be sampled with, and as ``require_steps`` does.
+        """
         found, allowed = scheduler_of(scheduler), self.family.schedulers()
         if found.name not in allowed:
             raise RenderError(f"scheduler {scheduler} is not one of this model's family: {', '.join(allowed)}")
         size = width // self.latent_factor, height // self.latent_factor
         timing = partial(self.timing, num_inference_steps=num_inference_steps, width=size[0], height=size[1])
-        return build_scheduler(self.schedulers, found, num_inference_steps, timing)
+        built = build_scheduler(self.schedulers, found, num_inference_steps, timing)
+        return build_trajectory(
+            built,
+            scaled_input=self.scaled_input,
+            output=self.step_output(num_inference_steps),
+        )
+
+    def step_output(self, num_inference_steps: int) -> int:
+        """Return which of the outputs of a scheduler's ``step`` the pipeline goes on with."""
+        return 0
 
     def timing(
         self, config: Mapping[str, Any], *, num_inference_steps: int, width: int, height: int
@@ -134,17 +146,19 @@ class Adapter(ABC):
         """
         return {}
 
-    def start(self, recipe: Recipe, generator: torch.Generator, scheduler: Any) -> Tensor:
-        """The first latent, (1, channels, h, w): unit normal times the scheduler's first sigma."""
+    def first_noise(self, recipe: Recipe, generator: torch.Generator) -> Tensor:
+        """Return the first noise of an image, (channels, h, w) in latent pixels, unit variance, on the CPU.
+
+        Raises ``RenderError`` for a size that the model cannot draw.
+        """
         factor = self.latent_factor * self.family.patch
         if recipe.height % factor or recipe.width % factor:
             raise RenderError(f"width and height must be multiples of {factor}, not {recipe.width} x {recipe.height}")
         most = self.family.max_side_px(self.network.config, self.latent_factor)
         if most is not None and max(recipe.width, recipe.height) > most:
             raise RenderError(f"width and height can be {most} px at most, not {recipe.width} x {recipe.height}")
-        shape = (1, self.latent_channels, recipe.height // self.latent_factor, recipe.width // self.latent_factor)
-        noise = randn_tensor(shape, generator=generator, device=torch.device("cpu"), dtype=self.dtype)
-        return self.scaled_noise(self.sent(noise), scheduler)
+        shape = self.latent_channels, recipe.height // self.latent_factor, recipe.width // self.latent_factor
+        return torch.randn(shape, generator=generator, dtype=self.dtype)
 
     def sent(self, tensor: Tensor) -> Tensor:
         """A tensor of the CPU on the device, without waiting for what the device still has to do."""
@@ -156,64 +170,60 @@ class Adapter(ABC):
     def latent_channels(self) -> int:
         return int(self.network.config.in_channels)
 
-    def scaled_noise(self, noise: Tensor, scheduler: Any) -> Tensor:
-        scaled: Tensor = noise * scheduler.init_noise_sigma
-        return scaled
-
-    def inputs(self, latent: Tensor, scheduler: Any, timestep: Tensor) -> tuple[Tensor, float]:
-        """What the denoiser sees of a latent (1, channels, h, w): scaled to unit variance, and the timestep."""
-        return scheduler.scale_model_input(latent, timestep), float(timestep)
-
     @abstractmethod
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Rows) -> Tensor:
         """The denoiser once: (rows, channels, h, w), (rows,), ``encode``'s and ``extras``' rows -> latents' shape."""
 
-    def combine(self, predicted: Tensor, guidance_scale: float | None) -> Tensor:
-        """One task's rows, (1 or 2, c, h, w), to its prediction, (1, c, h, w): Ho and Salimans, arXiv:2207.12598."""
-        if len(predicted) == 1:
-            return predicted
-        unconditional, conditional = predicted.chunk(2)
-        assert guidance_scale is not None
-        return unconditional + guidance_scale * (conditional - unconditional)
+    def guidance(self, recipe: Recipe) -> float:
+        """Return the weight of the conditional prediction in ``combine``, 1 for an unguided image."""
+        if self.rows(recipe) == 1 or recipe.guidance_scale is None:
+            return 1.0
+        from_conditional = self.family.guidance is Guidance.FROM_CONDITIONAL
+        return recipe.guidance_scale + (1.0 if from_conditional else 0.0)
 
-    def stepped(self, step_output: tuple[Tensor, ...], num_inference_steps: int) -> Tensor:
-        """The next latent, of what a scheduler's ``step`` returns."""
-        return step_output[0]
+    def combine(self, unconditional: Tensor, conditional: Tensor, guidance: Tensor, *, out: Tensor) -> None:
+        """Write the guided predictions to ``out``: u + g (c - u), Ho and Salimans, arXiv:2207.12598.
 
-    def decode(self, latents: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Latents (n, c, h, w) to RGB (n, height, width, 3) 0..255, and which rows are finite.
-
-        A row that is not finite in half precision is decoded once more in float32. Rows that stay so are black.
+        Predictions are (slots, channels * h * w), float32, guidance is (slots, 1). An unguided slot has the same
+        prediction twice and a guidance of 1, which gives that prediction exactly.
         """
-        images = self._autoencode(latents)
-        pixels, finite = _pixels(images), _finite(images)
-        if self.stock.vae.dtype != torch.float32 and not finite.all():
-            again = self._autoencode_in_float32(latents)
-            pixels = np.where(finite[:, None, None, None], pixels, _pixels(again))
-            finite |= _finite(again)
-        return pixels, finite
+        torch.lerp(unconditional, conditional, guidance, out=out)
 
-    def unscaled(self, latents: Tensor) -> Tensor:
-        """Latents in the denoiser's scale to the autoencoder's."""
-        unscaled: Tensor = latents / self.stock.vae.config.scaling_factor
-        return unscaled
+    def decode(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents (n, c, h, w) to RGB (n, height, width, 3) 0..255, uint8, and which rows are finite, (n,)."""
+        decoded: tuple[Tensor, Tensor] = self.decoder(latents)
+        return decoded
 
-    def _autoencode(self, latents: Tensor) -> Tensor:
-        """(n, c, h, w) in the denoiser's scale to (n, 3, height, width), about -1..1."""
-        vae = self.stock.vae
-        images: Tensor = vae.decode(self.unscaled(latents.to(vae.dtype)), return_dict=False)[0]
-        return images
-
-    def _autoencode_in_float32(self, latents: Tensor) -> Tensor:
+    def decode_in_float32(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """The same with float32 weights; widening half precision and narrowing it again changes no weight."""
         vae = self.stock.vae
         before = vae.dtype
         try:
             # Module.to, because diffusers' own warns of each cast.
             torch.nn.Module.to(vae, torch.float32)
-            return self._autoencode(latents.float())
+            return self._decoded(latents.float())
         finally:
             torch.nn.Module.to(vae, before)
+
+    @property
+    def half_decoder(self) -> bool:
+        """Whether the autoencoder decodes in half precision, in which it may overflow."""
+        return bool(self.stock.vae.dtype != torch.float32)
+
+    @cached_property
+    def decoder(self) -> Any:
+        """What is called for each chunk of latents, compiled or not."""
+        return Compiled(self._decoded) if self.compiled else self._decoded
+
+    def _decoded(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        vae = self.stock.vae
+        images: Tensor = vae.decode(self.unscaled(latents.to(vae.dtype)), return_dict=False)[0]
+        return _pixels(images), images.isfinite().flatten(1).all(1)
+
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """Latents in the denoiser's scale to the autoencoder's."""
+        unscaled: Tensor = latents / self.stock.vae.config.scaling_factor
+        return unscaled
 
     def _windows(self) -> list[int]:
         return list(self.windows().values())
@@ -244,17 +254,10 @@ def _text(text: Text) -> str:
     return text
 
 
-def _finite(images: Tensor) -> NDArray[np.bool_]:
-    """(n, 3, height, width) to (n,)"""
-    finite: NDArray[np.bool_] = images.isfinite().flatten(1).all(1).cpu().numpy()
-    return finite
-
-
-def _pixels(images: Tensor) -> NDArray[np.uint8]:
+def _pixels(images: Tensor) -> Tensor:
     """(n, 3, height, width), about -1..1, to (n, height, width, 3) 0..255, rounded as diffusers' image processor does.
 
     The scaling to 0..1 is done in the images' own dtype and only then widened, as there.
     """
     unit = (images * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().contiguous()
-    pixels: NDArray[np.uint8] = (unit * 255).round().nan_to_num(0).to(torch.uint8).cpu().numpy()
-    return pixels
+    return (unit * 255).round().nan_to_num(0).to(torch.uint8)

@@ -1,21 +1,20 @@
 """Tasks that wait for a slot, and the order in which they get one."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from itertools import islice, takewhile
+from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.model.family import Family
 from pipeline.recipe import Recipe, RenderTask
-from pipeline.schedulers import evaluations
 
 LOOKAHEAD = 64
 """Waiting tasks that are looked at beyond the first."""
 
 MOST_PASSED = 16
-
-BatchKey = tuple[int, int]
-"""(width, height) in px: what fixes the shapes of a batch."""
 
 
 @dataclass(slots=True)
@@ -25,16 +24,16 @@ class Group:
     unfinished: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Pending:
-    """A task and the group it came with, if any."""
+    """A task that waits, and the group it came with, if any."""
 
     task: RenderTask
     group: Group | None
-
-    @property
-    def batch_key(self) -> BatchKey:
-        return self.task.recipe.width, self.task.recipe.height
+    batch_key: Hashable
+    """``Family.batch_key`` of the task: a batch holds tasks of one key."""
+    prepared: "Future[Any] | None" = field(default=None, repr=False)
+    """Its preparation, where that has been asked for (``preparation.py``)."""
 
 
 class Backlog:
@@ -45,19 +44,19 @@ class Backlog:
     row stays free until there are two, so that nobody starves.
     """
 
-    def __init__(self, rows_of: Callable[[Recipe], int]) -> None:
-        self._rows_of = rows_of
+    def __init__(self, family: Family) -> None:
+        self._family = family
         self._waiting: deque[Pending] = deque()
-        self.batch_key: BatchKey | None = None
+        self.batch_key: Hashable = None
         """Of the last task taken."""
         self._passed = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def __iter__(self) -> Iterator[RenderTask]:
-        """The next tasks, at most ``LOOKAHEAD``."""
-        return (pending.task for pending in islice(self._waiting, LOOKAHEAD))
+    def __iter__(self) -> Iterator[Pending]:
+        """Iterate over the tasks about in the order in which they will start."""
+        return iter(self._waiting)
 
     @property
     def changes_key(self) -> bool:
@@ -67,11 +66,11 @@ class Backlog:
     def add(self, tasks: Iterable[RenderTask], *, grouped: bool) -> None:
         listed = list(tasks)
         group = Group(len(listed)) if grouped else None
-        self._waiting.extend(Pending(task, group) for task in listed)
+        self._waiting.extend(Pending(task, group, self._family.batch_key(task.recipe)) for task in listed)
 
-    def put_back(self, pending: Pending) -> None:
-        """The task just taken comes next again."""
-        self._waiting.appendleft(pending)
+    def put_back(self, taken: Sequence[Pending]) -> None:
+        """Let tasks that were taken come next again, in the given order."""
+        self._waiting.extendleft(reversed(taken))
 
     def clear(self) -> list[Pending]:
         """Take out all that waits."""
@@ -95,7 +94,7 @@ class Backlog:
         """Which waiting task starts: the first in turn that fits, if it may pass those before it."""
         order = self._order()
         for place, index in enumerate(order):
-            if self._rows_of(self._waiting[index].task.recipe) <= free_rows:
+            if self._family.rows(self._waiting[index].task.recipe.guidance_scale) <= free_rows:
                 self._passed = self._passed + 1 if place else 0
                 return index
             if self._passed >= MOST_PASSED:
@@ -113,11 +112,10 @@ class Backlog:
         )
         if len(fellows) < len(self._waiting):
             return range(len(fellows))
-        return sorted(range(len(fellows)), key=lambda index: -_evaluations(fellows[index].task.recipe))
+        return sorted(range(len(fellows)), key=lambda index: -self._cost(fellows[index].task.recipe))
 
-
-def _evaluations(recipe: Recipe) -> int:
-    try:
-        return evaluations(recipe.scheduler, recipe.num_inference_steps)
-    except InputError:  # no such scheduler: the task fails when it starts, in its turn
-        return 0
+    def _cost(self, recipe: Recipe) -> float:
+        try:
+            return self._family.cost(recipe)
+        except InputError:  # no such scheduler: the task fails when it starts, in its turn
+            return 0.0

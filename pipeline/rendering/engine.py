@@ -1,75 +1,84 @@
 """Continuous batching: every call of the denoiser is as full as the backlog allows.
 
-A sweep's tasks differ in prompt, seed, guidance scale, step count and scheduler. Each takes a slot of one or two
-rows; a slot that finishes is refilled before the next call. The number of rows never changes, so neither does a
-shape, and a picture's bytes depend on its recipe alone.
+A sweep's tasks differ in prompt, seed, guidance scale, step count and scheduler. Each takes a slot of one or two rows
+(``batch.py``); a slot that finishes is refilled before the next call. The number of rows never changes, so neither does
+a shape, and an image's bytes depend on its recipe alone.
+
+On a GPU nothing here waits for the device but the copy of finished images, and that only when there is nothing else to
+do: the host prepares and launches ahead, and asks later what is done.
 """
 
 import logging
-import time
-from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import pad
 
 from pipeline.errors import JobBrokenError
 from pipeline.recipe import RenderTask
-from pipeline.rendering.adapter import Rows
-from pipeline.rendering.backlog import Backlog, BatchKey, Group, Pending
+from pipeline.rendering.backlog import Backlog, Group, Pending
+from pipeline.rendering.batch import Batch, Slot
 from pipeline.rendering.counters import EngineCounters
-from pipeline.rendering.devices import device_error, device_name, out_of_memory
+from pipeline.rendering.decoding import Decoder, Decoding
+from pipeline.rendering.devices import device_name, out_of_memory
 from pipeline.rendering.loading import LoadedModel
-from pipeline.rendering.prompts import Prompts
-from pipeline.rendering.results import Failed, Outcome, Rendered, Stage, failure, not_finite
-from pipeline.rendering.slots import Slot
+from pipeline.rendering.preparation import Preparation, Prepared
+from pipeline.rendering.results import Failed, Outcome, Rendered, not_finite
+from pipeline.rendering.row_time import Call, Mark, RowTime, mark
 
 _log = logging.getLogger(__name__)
 
 LEAST_ROWS = 2
-CACHED_TIMETABLES = 1024
-"""Pristine schedulers, one per (scheduler, step count, size): 30 kB each, and up to half a second to build."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Denoised:
+    """What a slot leaves behind after its last step."""
+
+    slot: Slot
+    latent: Tensor
+    """(channels, h, w), float32"""
+    last: Call
+    """The last call of the denoiser that the task was in."""
+
+    @property
+    def task(self) -> RenderTask:
+        return self.slot.pending.task
 
 
 class Engine:
     """Renders tasks on one loaded model; owned and stepped by one thread."""
 
-    def __init__(
-        self,
-        model: LoadedModel,
-        rows: int | Callable[[int, int], int],
-        *,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        """``rows`` of the denoiser's batch, for all pictures or by width and height (px).
+    def __init__(self, model: LoadedModel, rows: int | Callable[[int, int], int]) -> None:
+        """``rows`` of the denoiser's batch, for all images or by width and height (px).
 
         At least 2: a guided task takes two.
         """
         if isinstance(rows, int) and rows < LEAST_ROWS:
             raise ValueError(f"an engine needs at least {LEAST_ROWS} rows, not {rows}")
-        self._model, self._clock, self._device_name = model, clock, device_name(model.device)
-        self._rows_at_first, self._rows_of_key = rows, dict[BatchKey, int]()
-        self._decode_rows_of_key = dict[BatchKey, int]()
-        self._prompts = Prompts(model.adapter)
-        self._timetable = lru_cache(maxsize=CACHED_TIMETABLES)(model.adapter.timetable)
-        self._backlog = Backlog(model.adapter.rows)
-        self._slots: list[Slot] = []
-        self._parked: list[Slot] = []
-        """They had to leave the batch when it became smaller, and come back before anything new."""
-        self._ready: list[Slot] = []
-        """Their latents wait for the decoder."""
+        self._model, self._adapter, self._device_name = model, model.adapter, device_name(model.device)
+        self._rows_at_first, self._rows_of_key = rows, dict[Hashable, int]()
+        self._decode_rows_of_key = dict[Hashable, int]()
+        self._backlog = Backlog(model.adapter.family)
+        self._preparation = Preparation(model.adapter)
+        self._batch: Batch | None = None
+        self._row_time = RowTime(model.adapter.device)
+        self._denoised: list[_Denoised] = []
+        """They wait for the decoder."""
+        self._decoder = Decoder(model.adapter)
+        self._decodings: deque[tuple[Sequence[_Denoised], Decoding]] = deque()
+        """The device works on them."""
         self._flush = False
         """Some group's latents are all there."""
-        self._conditioning: Rows | None = None
-        """Of the slots as they are; None after one came or left."""
         self._counters = EngineCounters()
 
     @property
     def busy(self) -> bool:
-        return bool(self._backlog or self._slots or self._parked or self._ready)
+        return bool(self._backlog or self._used_rows or self._denoised or self._decodings)
 
     @property
     def waiting(self) -> int:
@@ -103,141 +112,112 @@ class Engine:
 
     @torch.no_grad()
     def step(self) -> list[Outcome]:
-        """Refill free slots, call the denoiser once, decode what is ready; returns what finished, in that order.
+        """Refill free slots, call the denoiser once, start decoding what is ready; returns what finished, in order.
 
         A task that cannot be rendered is an outcome too. What the device or the network itself raises goes to the
         caller; the tasks without an outcome then need a new engine.
         """
         outcomes: list[Outcome] = [*self._refill()]
-        if self._slots:
-            outcomes += self._denoise()
-        outcomes += self._decode()
-        return outcomes
+        if self._used_rows:
+            self._denoise()
+        self._decode()
+        return [*outcomes, *self._collect()]
 
     @property
-    def _rows(self) -> int:
-        """Of the batch for the present picture size."""
-        key = self._backlog.batch_key
-        if key is None:
-            return LEAST_ROWS  # any first task fits, and sets the size
-        if key not in self._rows_of_key:
-            rows = self._rows_at_first
-            self._rows_of_key[key] = rows if isinstance(rows, int) else max(LEAST_ROWS, rows(*key))
-        return self._rows_of_key[key]
+    def _used_rows(self) -> int:
+        return 0 if self._batch is None else self._batch.used_rows
 
     def _refill(self) -> list[Failed]:
+        """Give free rows to tasks that wait; returns those that cannot be rendered."""
         failed: list[Failed] = []
-        while self._parked and self._parked[0].rows <= self._rows - self._used_rows():
-            self._slots.append(self._parked.pop(0))
-            self._conditioning = None
-        if self._parked:
-            return failed
+        self._prepare_ahead()
         while (pending := self._take()) is not None:
-            admitted = self._admit(pending)
-            if admitted is None:
+            rows = self._rows_for(pending)
+            try:
+                prepared = self._preparation.result(pending)
+                if isinstance(prepared, Prepared):
+                    self._admit(pending, prepared, rows)
+                else:
+                    failed.append(prepared)
+                    self._settle(pending.group)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                self._backlog.put_back([pending])
+                self._shrink_batch(pending, error)
                 break
-            if isinstance(admitted, Slot):
-                self._slots.append(admitted)
-            else:
-                failed.append(admitted)
-                self._settle(pending.group)
+        self._prepare_ahead()
         return failed
 
+    def _prepare_ahead(self) -> None:
+        """Have as many tasks prepared as may start at once."""
+        rows = 0 if self._batch is None else self._batch.rows
+        self._preparation.start(self._backlog, most=max(rows, self._adapter.encode_rows))
+
     def _take(self) -> Pending | None:
-        return self._backlog.take(self._rows - self._used_rows(), drained=not self._slots and not self._ready)
+        """The next task that may start; a batch without tasks takes one of any key."""
+        empty = not self._used_rows
+        free = LEAST_ROWS if self._batch is None or empty else self._batch.free_rows
+        return self._backlog.take(free, drained=empty and not self._denoised)
 
-    def _admit(self, pending: Pending) -> Slot | Failed | None:
-        """None where memory was too short: the task waits again, and the batch has become smaller."""
-        recipe, adapter, began = pending.task.recipe, self._model.adapter, self._clock()
-        stage: Stage = "encode"
-        try:
-            upcoming = (text for task in self._backlog for text in adapter.texts(task.recipe))
-            conditioning = self._prompts.conditioning(adapter.texts(recipe), upcoming)
-            encode_s = self._clock() - began
-            stage = "denoise"
-            timetable = self._timetable(recipe.scheduler, recipe.num_inference_steps, recipe.width, recipe.height)
-            slot = Slot(adapter, pending, conditioning, timetable, self._rows)
-        except Exception as error:  # the task boundary: what a recipe breaks is that task's failure
-            if out_of_memory(error):
-                self._shrink_batch(error)
-                slot = None
-            elif device_error(error):
-                raise
-            else:
-                return failure(pending.task, stage, error)
-        if slot is None:
-            self._backlog.put_back(pending)
-            _give_back_memory()
-            return None
-        self._conditioning = None
-        slot.render_s = self._clock() - began
-        self._counters += EngineCounters(encode_s=encode_s, denoise_s=slot.render_s - encode_s)
-        return slot
+    def _admit(self, pending: Pending, prepared: Prepared, rows: int) -> None:
+        if self._batch is None or self._batch.key != pending.batch_key:
+            self._batch = None  # free its memory before the next one takes some
+            self._batch = Batch(self._adapter, rows, prepared.latent.shape, key=pending.batch_key)
+        slot = Slot(pending=pending, prepared=prepared, batch_rows=self._batch.rows, before=self._row_time.last)
+        self._batch.admit(slot)
+        self._counters += EngineCounters(encode_s=prepared.seconds)
 
-    def _denoise(self) -> list[Failed]:
-        began, used = self._clock(), self._used_rows()
+    def _rows_for(self, pending: Pending) -> int:
+        """Rows of the batch for tasks of this key."""
+        key, recipe = pending.batch_key, pending.task.recipe
+        if key not in self._rows_of_key:
+            rows = self._rows_at_first
+            fitting = rows if isinstance(rows, int) else max(LEAST_ROWS, rows(recipe.width, recipe.height))
+            self._rows_of_key[key] = fitting
+        return self._rows_of_key[key]
+
+    def _denoise(self) -> None:
+        batch = self._batch
+        assert batch is not None
+        began = mark(self._adapter.device)
         try:
-            predicted = self._model.adapter.predict(*self._batch())
+            batch.advance(batch.predict())
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            self._shrink_batch(error)
-            predicted = None
-        if predicted is None:  # only now is the error gone, and with it what the call had made
-            _give_back_memory()
-            return []
-        by_slot = torch.split(predicted[:used], [slot.rows for slot in self._slots])
-        failed = {
-            slot: failure for slot, rows in zip(self._slots, by_slot, strict=True) if (failure := _advance(slot, rows))
-        }
-        self._count_call(self._clock() - began, used)
-        left = [slot for slot in self._slots if slot in failed or slot.done]
-        for slot in left:
-            self._settle(slot.group)
-        self._ready += [slot for slot in left if slot not in failed]
-        if left:
-            self._slots = [slot for slot in self._slots if slot not in left]
-            self._conditioning = None
-        return [*failed.values()]
+            self._shrink_batch(batch.slots[0].pending, error)
+            return
+        self._count_call(batch, began)
+        for slot, latent in batch.take_finished():
+            self._settle(slot.pending.group)
+            self._denoised.append(_Denoised(slot=slot, latent=latent, last=self._row_time.last))
 
-    def _shrink_batch(self, error: BaseException) -> None:
-        """Go on with the next lower power of two of rows for this picture size.
+    def _shrink_batch(self, one: Pending, error: BaseException) -> None:
+        """Go on with the next lower power of two of rows for the batch key of a task.
 
-        Tasks under way start anew: a picture's last bits depend on the rows, and its metadata tells how many.
+        Tasks in the batch start anew: an image's last bits depend on the rows, and its metadata tells how many.
         """
-        smaller = _lower_power_of_two(self._rows)
-        if smaller < 2:
+        key, recipe = one.batch_key, one.task.recipe
+        rows = self._rows_of_key[key]
+        smaller = _lower_power_of_two(rows)
+        if smaller < LEAST_ROWS:
             raise JobBrokenError(f"not even one image of this size fits on {self._model.device}: {error}") from error
-        key = self._backlog.batch_key
-        assert key is not None
-        _log.warning("out of memory with %d rows at %d x %d px; going on with %d", self._rows, *key, smaller)
+        size = f"{recipe.width} x {recipe.height} px"
+        _log.warning("out of memory with %d rows at %s; going on with %d", rows, size, smaller)
         self._rows_of_key[key] = smaller
-        self._conditioning = None
-        self._slots, self._parked = ([slot.restarted(smaller) for slot in of] for of in (self._slots, self._parked))
-        while self._used_rows() > smaller:
-            self._parked.insert(0, self._slots.pop())
+        if self._batch is not None:
+            self._backlog.put_back([slot.pending for slot in self._batch.slots])
+        self._batch = None
 
-    def _batch(self) -> tuple[Tensor, Tensor, Rows]:
-        """Latents (rows, c, h, w), timesteps (rows,) and conditioning, each (rows, ...); rows without a task are 0."""
-        slots, missing = self._slots, self._rows - self._used_rows()
-        latents = torch.cat([slot.model_input.expand(slot.rows, -1, -1, -1) for slot in slots])
-        timesteps = torch.tensor([slot.timestep for slot in slots for _ in range(slot.rows)], dtype=torch.float32)
-        if self._conditioning is None:
-            names = slots[0].conditioning
-            self._conditioning = {
-                name: _padded(torch.cat([slot.conditioning[name] for slot in slots]), missing) for name in names
-            }
-        return _padded(latents, missing), self._model.adapter.sent(_padded(timesteps, missing)), self._conditioning
-
-    def _count_call(self, elapsed_s: float, used: int) -> None:
-        for slot in self._slots:
-            slot.render_s += elapsed_s * slot.rows / used
+    def _count_call(self, batch: Batch, began: Mark) -> None:
+        used = batch.used_rows
+        self._row_time.note(began, mark(self._adapter.device), used)
         self._counters += EngineCounters(
             evaluations=used,
-            megapixel_evaluations=used * self._slots[0].task.recipe.megapixels,  # a batch is of one size
-            padded_rows=self._rows - used,
+            megapixel_evaluations=used * batch.slots[0].pending.task.recipe.megapixels,  # a batch is of one size
+            padded_rows=batch.rows - used,
             denoiser_calls=1,
-            denoise_s=elapsed_s,
         )
 
     def _settle(self, group: Group | None) -> None:
@@ -246,86 +226,64 @@ class Engine:
             group.unfinished -= 1
             self._flush = self._flush or group.unfinished == 0
 
-    def _decode(self) -> list[Outcome]:
+    def _decode(self) -> None:
         """Full chunks; all that is ready when a group waits for nothing else or no more of its size will come."""
-        outcomes: list[Outcome] = []
-        flush = self._flush or (not self._slots and not self._parked and self._backlog.changes_key)
-        while len(self._ready) >= self._decode_rows or (flush and self._ready):
-            chunk = self._ready[: self._decode_rows]
+        flush = self._flush or (not self._used_rows and self._backlog.changes_key)
+        while self._denoised and (len(self._denoised) >= self._decode_rows or flush):
+            chunk = self._denoised[: self._decode_rows]
             try:
-                outcomes += self._decode_chunk(chunk)
+                latents = torch.stack([denoised.latent for denoised in chunk])
+                self._decodings.append((chunk, self._decoder.start(latents, self._decode_rows)))
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
                 self._shrink_decoding(error)
-                chunk = []
-            if not chunk:
-                _give_back_memory()
-            del self._ready[: len(chunk)]
+            else:
+                del self._denoised[: len(chunk)]
         self._flush = False
-        return outcomes
 
     @property
     def _decode_rows(self) -> int:
-        """Latents in one call of the autoencoder, for the present picture size."""
-        most, key = self._model.adapter.decode_rows, self._backlog.batch_key
-        return most if key is None else self._decode_rows_of_key.get(key, most)
+        """Latents in one call of the autoencoder, for the present batch key."""
+        return self._decode_rows_of_key.get(self._backlog.batch_key, self._adapter.decode_rows)
 
     def _shrink_decoding(self, error: BaseException) -> None:
         if self._decode_rows == 1:
             raise JobBrokenError(f"not even one image can be decoded on {self._model.device}: {error}") from error
-        key, smaller = self._backlog.batch_key, _lower_power_of_two(self._decode_rows)
-        assert key is not None
+        smaller = _lower_power_of_two(self._decode_rows)
         _log.warning("out of memory while decoding; going on with %d at a time", smaller)
-        self._decode_rows_of_key[key] = smaller
+        self._decode_rows_of_key[self._backlog.batch_key] = smaller
 
-    def _decode_chunk(self, slots: list[Slot]) -> list[Outcome]:
-        began = self._clock()
-        latents = torch.cat([slot.latent for slot in slots])
-        missing = self._decode_rows - len(slots)
-        pixels, finite = self._model.adapter.decode(_padded(latents, missing))
-        elapsed_s = self._clock() - began
-        self._counters += EngineCounters(decode_s=elapsed_s)
-        for slot in slots:
-            slot.render_s += elapsed_s / len(slots)
+    def _collect(self) -> list[Outcome]:
+        """What the device has decoded by now; where nothing else is to do, what it decodes next."""
+        outcomes: list[Outcome] = []
+        idle = not (self._used_rows or self._backlog or self._denoised)
+        while self._decodings and (idle or self._decodings[0][1].ready):
+            outcomes += self._outcomes(*self._decodings.popleft())
+            idle = False
+        self._counters += EngineCounters(denoise_s=self._row_time.settle())
+        return outcomes
+
+    def _outcomes(self, chunk: Sequence[_Denoised], decoding: Decoding) -> list[Outcome]:
+        pixels, finite = decoding.result()
+        self._counters += EngineCounters(denoise_s=self._row_time.settle(), decode_s=decoding.seconds)
         return [
-            self._rendered(slot, picture) if ok else not_finite(slot.task)
-            for slot, picture, ok in zip(slots, pixels, finite, strict=False)  # the rest is padding
+            self._rendered(denoised, image, decoding.seconds / len(chunk)) if ok else not_finite(denoised.task)
+            for denoised, image, ok in zip(chunk, pixels, finite, strict=True)
         ]
 
-    def _rendered(self, slot: Slot, pixels: NDArray[np.uint8]) -> Rendered:
+    def _rendered(self, denoised: _Denoised, pixels: NDArray[np.uint8], decode_s: float) -> Rendered:
+        slot = denoised.slot
+        denoise_s = slot.rows * denoised.last.seconds_since(slot.before)
         return Rendered(
-            task=slot.task,
+            task=denoised.task,
             pixels=pixels,
-            prompt_truncated=slot.prompt_truncated,
+            prompt_truncated=slot.prepared.prompt_truncated,
             rows=slot.batch_rows,
-            render_s=slot.render_s,
+            render_s=slot.prepared.seconds + denoise_s + decode_s,
             device=self._device_name,
         )
-
-    def _used_rows(self) -> int:
-        return sum(slot.rows for slot in self._slots)
-
-
-def _give_back_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _lower_power_of_two(number: int) -> int:
     return 1 << ((number - 1).bit_length() - 1)
-
-
-def _padded(rows: Tensor, missing: int) -> Tensor:
-    """(n, ...) to (n + missing, ...), the rest zeros."""
-    return pad(rows, (*[0, 0] * (rows.ndim - 1), 0, missing))
-
-
-def _advance(slot: Slot, predicted: Tensor) -> Failed | None:
-    try:
-        slot.advance(predicted)
-    except Exception as error:  # the task boundary: a scheduler that gives up fails its own task
-        if device_error(error):
-            raise
-        return failure(slot.task, "denoise", error)
-    return None

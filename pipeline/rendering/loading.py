@@ -19,7 +19,6 @@ from pipeline.model.files import UNUSED_COMPONENTS, is_component, read_json
 from pipeline.model.trust import LIBRARIES, check_class, check_part
 from pipeline.model.vocabulary import require_vocabulary
 from pipeline.rendering.adapter import Adapter
-from pipeline.rendering.families import ADAPTERS
 from pipeline.rendering.loras import UNUSABLE, fuse_loras
 from pipeline.rendering.timetables import KeptConfiguration, ModelSchedulers
 
@@ -71,12 +70,13 @@ def load_model(
     """
     facts = read_facts(folder)
     stock = load_stock(folder, facts, dtype=dtype, device=device, loras=loras)
-    for name in ADAPTERS[facts.class_name].modules:
+    adapter_class = _adapter_class(facts.family.name)
+    for name in adapter_class.modules:
         if getattr(stock, name) is None:
             raise ModelError("a part of the model is missing", where=str(folder / "model_index.json"), value=name)
     if device != "cpu":
         lay_out_for_gpus(stock)
-    adapter = ADAPTERS[facts.class_name](
+    adapter = adapter_class(
         stock=stock,
         family=facts.family,
         device=torch.device(device),
@@ -85,6 +85,16 @@ def load_model(
         compiled=compiled,
     )
     return LoadedModel(adapter=adapter, device=device, dtype=dtype)
+
+
+def _adapter_class(family: str) -> type[Adapter]:
+    """Return the one class of ``pipeline/rendering/families/<family>.py``."""
+    module = import_module(f"pipeline.rendering.families.{family}")
+    (found,) = (
+        own for own in vars(module).values()
+        if isinstance(own, type) and issubclass(own, Adapter) and own.__module__ == module.__name__
+    )  # fmt: skip
+    return found
 
 
 def schedulers_of(stock: Any, facts: ModelFacts, *, as_once_read: bool = False) -> ModelSchedulers:

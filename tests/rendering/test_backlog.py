@@ -1,14 +1,10 @@
 """The order in which waiting tasks get their rows."""
 
-from pipeline.recipe import Recipe
+from pipeline.model.family import FAMILIES
 from pipeline.rendering.backlog import MOST_PASSED, Backlog, Pending
 from tests.rendering.tasks import task
 
 GUIDED, UNGUIDED = {"guidance_scale": 5.0}, {"guidance_scale": 1.0}
-
-
-def rows_of(recipe: Recipe) -> int:
-    return 2 if (recipe.guidance_scale or 0) > 1 else 1
 
 
 def seed(pending: Pending | None) -> int | None:
@@ -16,7 +12,7 @@ def seed(pending: Pending | None) -> int | None:
 
 
 def test_an_odd_row_takes_the_next_unguided_task() -> None:
-    backlog = Backlog(rows_of)
+    backlog = Backlog(FAMILIES["StableDiffusionPipeline"])
     backlog.add([task(seed=1, **GUIDED), task(seed=2, **GUIDED), task(seed=3, **UNGUIDED)], grouped=True)
     assert seed(backlog.take(1, drained=True)) == 3
     assert seed(backlog.take(1, drained=False)) is None
@@ -24,14 +20,14 @@ def test_an_odd_row_takes_the_next_unguided_task() -> None:
 
 
 def test_no_task_passes_out_of_its_group() -> None:
-    backlog = Backlog(rows_of)
+    backlog = Backlog(FAMILIES["StableDiffusionPipeline"])
     backlog.add([task(seed=1, **GUIDED)], grouped=True)
     backlog.add([task(seed=2, **UNGUIDED)], grouped=True)
     assert backlog.take(1, drained=True) is None
 
 
 def test_a_guided_task_does_not_starve() -> None:
-    backlog = Backlog(rows_of)
+    backlog = Backlog(FAMILIES["StableDiffusionPipeline"])
     backlog.add([task(seed=0, **GUIDED), *(task(seed=n, **UNGUIDED) for n in range(1, 40))], grouped=False)
     passed = range(1, MOST_PASSED + 1)
     assert [seed(backlog.take(1, drained=True)) for _ in range(MOST_PASSED + 2)] == [*passed, None, None]
@@ -39,7 +35,7 @@ def test_a_guided_task_does_not_starve() -> None:
 
 
 def test_another_size_waits_until_the_batch_has_drained() -> None:
-    backlog = Backlog(rows_of)
+    backlog = Backlog(FAMILIES["StableDiffusionPipeline"])
     backlog.add([task(seed=1), task(seed=2, width=64)], grouped=False)
     assert seed(backlog.take(4, drained=True)) == 1
     assert backlog.changes_key
@@ -49,7 +45,7 @@ def test_another_size_waits_until_the_batch_has_drained() -> None:
 
 
 def test_the_last_tasks_start_longest_first() -> None:
-    backlog = Backlog(rows_of)
+    backlog = Backlog(FAMILIES["StableDiffusionPipeline"])
     short, long, twice = {"num_inference_steps": 5}, {"num_inference_steps": 9}, {"num_inference_steps": 8}
     backlog.add([task(seed=1, **short), task(seed=2, **long)], grouped=True)
     backlog.add([task(seed=3, **short), task(seed=4, **long), task(seed=5, **twice, scheduler="heun")], grouped=True)

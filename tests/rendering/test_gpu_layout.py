@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.rendering.decoding import Decoder
 from pipeline.rendering.devices import device_error, out_of_memory
 from pipeline.rendering.engine import Engine
 from pipeline.rendering.loading import LoadedModel, lay_out_for_gpus, load_model
@@ -84,5 +85,5 @@ def test_an_autoencoder_that_runs_out_of_memory_keeps_its_dtype(
 
     monkeypatch.setattr(torch.nn.Module, "to", half_way)
     with pytest.raises(torch.OutOfMemoryError):
-        adapter.decode(torch.full((1, 4, 16, 16), torch.nan, dtype=torch.bfloat16))
+        Decoder(adapter).start(torch.full((1, 4, 16, 16), torch.nan), 1).result()
     assert {weight.dtype for weight in adapter.stock.vae.parameters()} == {torch.bfloat16}

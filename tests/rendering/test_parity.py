@@ -122,7 +122,7 @@ class Kind:
         adapter = replace(self.model.adapter)
         decoded: list[Tensor] = []
 
-        def recorded(latents: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        def recorded(latents: Tensor) -> tuple[Tensor, Tensor]:
             decoded.extend(latents)
             return self.model.adapter.decode(latents)
 

@@ -12,7 +12,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder
 from typing import Any
 
-_TARGET = "pipeline.rendering.slots"
+_TARGET = "pipeline.rendering.batch"
 
 
 class _Finder(MetaPathFinder):
@@ -26,19 +26,19 @@ class _Finder(MetaPathFinder):
 
         def exec_module(module: Any) -> None:
             load(module)
-            module.Slot.__init__ = _noted(module.Slot.__init__)
+            module.Batch.admit = _noted(module.Batch.admit)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
 def _noted(begin: Any) -> Any:
-    def wrapped(slot: Any, adapter: Any, pending: Any, *more: Any) -> None:
+    def wrapped(batch: Any, slot: Any) -> None:
         # One write at the end of the file: lines of several processes never mix, and a kill leaves none by halves.
         with open(os.environ["LEDGER"], "ab", buffering=0) as ledger:
-            ledger.write(f"{pending.task.task_id}\n".encode())
+            ledger.write(f"{slot.pending.task.task_id}\n".encode())
         time.sleep(float(os.environ.get("PAUSE_S", "0")))
-        begin(slot, adapter, pending, *more)
+        begin(batch, slot)
 
     return wrapped
 

@@ -1,4 +1,4 @@
-"""On the path of a process, makes words in prompts harmful: "deadly" kills it, "endless" hangs it, "failing" raises.
+"""On the path of a process, makes words in prompts harmful: "deadly" kills it, "endless" hangs it, "failing" fails.
 
 Python imports this module at start. Darkroom itself has no such hook.
 """
@@ -11,7 +11,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder
 from typing import Any
 
-_TARGET = "pipeline.rendering.slots"
+_TARGET = "pipeline.rendering.preparation"
 
 
 class _Finder(MetaPathFinder):
@@ -25,22 +25,22 @@ class _Finder(MetaPathFinder):
 
         def exec_module(module: Any) -> None:
             load(module)
-            module.Slot.advance = _deadly(module.Slot.advance)
+            module.Preparation._prepare = _deadly(module.Preparation._prepare, module.failure)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
-def _deadly(advance: Any) -> Any:
-    def wrapped(slot: Any, predicted: Any) -> None:
-        words = slot.task.recipe.prompt.split()
+def _deadly(prepare: Any, failure: Any) -> Any:
+    def wrapped(preparation: Any, pending: Any, *more: Any) -> Any:
+        words = pending.task.recipe.prompt.split()
         if "deadly" in words:
             os.kill(os.getpid(), signal.SIGKILL)
         if "endless" in words:
             time.sleep(3600)
         if "failing" in words:
-            raise RuntimeError("this prompt fails")
-        advance(slot, predicted)
+            return failure(pending.task, "denoise", RuntimeError("this prompt fails"))
+        return prepare(preparation, pending, *more)
 
     return wrapped
 

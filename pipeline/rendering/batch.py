@@ -1,0 +1,205 @@
+"""The batch of the denoiser: the state of all its slots in one tensor, and one step for all of them at once.
+
+``planes`` is (planes, slots, channels * height * width), float32. Plane ``INPUT`` is what the network sees next,
+``LATENT`` the latent, then come the tensors that multistep schedulers keep, then ``PREDICTION`` and ``NOISE``. One step
+of every scheduler is a product of each slot's matrix (``trajectory.py``) with its planes, whatever the mix.
+
+A slot is named by the row of its conditional prompt. A guided slot owns one more row, of its unconditional prompt.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.rendering.adapter import Adapter
+from pipeline.rendering.backlog import Pending
+from pipeline.rendering.preparation import Prepared
+from pipeline.rendering.row_time import Call
+from pipeline.rendering.stepping import Stepper
+from pipeline.rendering.trajectory import STATES
+
+INPUT, LATENT = 0, 1
+PREDICTION = LATENT + STATES
+NOISE = PREDICTION + 1
+PLANES = NOISE + 1
+_AFTER, _BEFORE = 1 + STATES, STATES + 2
+"""Planes that a step writes, the first ones, and planes that it reads, all but the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Slot:
+    """A task in the batch."""
+
+    pending: Pending
+    prepared: Prepared
+    batch_rows: int
+    """Rows of the whole batch, as the image's metadata has it."""
+    before: Call
+    """The last call of the denoiser before this task was in it."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch that the task takes: 2 when it is guided, else 1."""
+        return len(next(iter(self.prepared.rows.values())))
+
+
+class Batch:
+    """Slots of one batch key. Only admission and ``advance`` change them."""
+
+    def __init__(self, adapter: Adapter, rows: int, latent_shape: torch.Size, *, key: Hashable) -> None:
+        """``latent_shape``: (channels, height, width) of every latent, in latent pixels."""
+        self.rows, self.key = rows, key
+        self._adapter, self._shape = adapter, latent_shape
+        size = latent_shape.numel()
+        self._planes, self._next = (torch.zeros(PLANES, rows, size, device=adapter.device) for _ in range(2))
+        self._conditioning: dict[str, Tensor] = {}
+        self._slots: dict[int, Slot] = {}
+        self._free = list(range(rows))
+        self._steppers: dict[int, Stepper] = {}
+        """Of the slots whose schedulers are no tables of numbers."""
+        self._every_row = np.arange(rows)
+        self._owner, self._unconditional = self._every_row.copy(), self._every_row.copy()
+        """(rows,): the slot of each row, and the row of each slot's unconditional prompt, its own where unguided."""
+        self._guidance = np.ones(rows, np.float32)
+        self._sent: tuple[Tensor, Tensor, Tensor] | None = None
+        """The three above on the device; None after a slot came or left."""
+        self._step = np.zeros(rows, np.int64)
+        self._steps = np.zeros(rows, np.int64)
+        """(slots,): steps taken, and steps in all, 0 for a free slot."""
+        self._matrices = np.zeros((rows, 1, _AFTER * _BEFORE), np.float32)
+        self._timesteps = np.zeros((rows, 1), np.float32)
+        self._draws = np.zeros((rows, 1), np.bool_)
+
+    @property
+    def slots(self) -> Sequence[Slot]:
+        """The tasks in the batch, in the order in which they came."""
+        return list(self._slots.values())
+
+    @property
+    def used_rows(self) -> int:
+        return self.rows - len(self._free)
+
+    @property
+    def free_rows(self) -> int:
+        return len(self._free)
+
+    def admit(self, slot: Slot) -> None:
+        """Give a task its rows, of which enough are free."""
+        prepared = slot.prepared
+        self._free.sort()
+        rows, self._free = self._free[: slot.rows], self._free[slot.rows :]
+        name = rows[-1]
+        self._slots[name] = slot
+        self._owner[rows] = name
+        self._unconditional[name] = rows[0]
+        self._guidance[name] = prepared.guidance
+        self._sent = None
+        self._write_numbers(name, prepared)
+        self._planes[:, name].zero_()
+        self._planes[LATENT, name] = prepared.latent.flatten()
+        torch.mul(self._planes[LATENT, name], prepared.trajectory.first_input, out=self._planes[INPUT, name])
+        for key, tensor in prepared.rows.items():
+            if key not in self._conditioning:
+                self._conditioning[key] = tensor.new_zeros(self.rows, *tensor.shape[1:])
+            for row, own in zip(rows, tensor, strict=True):
+                self._conditioning[key][row] = own
+
+    def predict(self) -> Tensor:
+        """Call the denoiser once for every row; returns (rows, channels, height, width), as ``advance`` takes it."""
+        owner, _, _ = self._on_device()
+        numbers = self._matrices[self._every_row, self._step]
+        timesteps = self._timesteps[self._owner, self._step[self._owner]]
+        sent = self._adapter.sent(torch.from_numpy(np.concatenate([numbers.ravel(), timesteps])))
+        self._products = sent[: numbers.size].view(self.rows, _AFTER, _BEFORE)
+        latents = self._planes[INPUT].index_select(0, owner).to(self._adapter.dtype)
+        return self._adapter.predict(latents.view(-1, *self._shape), sent[numbers.size :], self._conditioning)
+
+    def advance(self, predicted: Tensor) -> None:
+        """Take what ``predict`` returned, and one step of every slot's scheduler."""
+        _, unconditional, guidance = self._on_device()
+        conditional = predicted.flatten(1).float()
+        planes, after = self._planes, self._next
+        self._adapter.combine(conditional.index_select(0, unconditional), conditional, guidance, out=planes[PREDICTION])
+        self._draw_noise()
+        torch.bmm(self._products, planes[1:].transpose(0, 1), out=after[:_AFTER].transpose(0, 1))
+        for name, stepper in self._steppers.items():
+            self._advance_alone(name, stepper)
+        self._planes, self._next = after, planes
+        self._step += self._steps > 0
+
+    def take_finished(self) -> list[tuple[Slot, Tensor]]:
+        """Take out the slots that have taken all their steps, each with its latent, (channels, height, width)."""
+        names = [name for name in self._slots if self._step[name] == self._steps[name]]
+        if not names:
+            return []
+        latents = torch.stack([self._planes[LATENT, name] for name in names]).view(-1, *self._shape)
+        return [(self._leave(name), latent) for name, latent in zip(names, latents, strict=True)]
+
+    def _write_numbers(self, name: int, prepared: Prepared) -> None:
+        trajectory = prepared.trajectory
+        steps = len(trajectory.timesteps)
+        self._step[name], self._steps[name] = 0, steps
+        # One row more than steps: a free slot and one that is just done read zeros.
+        self._matrices, self._timesteps, self._draws = (
+            _with_columns(numbers, steps + 1) for numbers in (self._matrices, self._timesteps, self._draws)
+        )
+        self._matrices[name, :steps] = trajectory.matrices.reshape(steps, -1)
+        self._draws[name, :steps] = trajectory.draws
+        if trajectory.alone is not None:
+            self._steppers[name] = trajectory.alone(generator=prepared.generator)
+        self._timesteps[name, :steps] = trajectory.timesteps
+
+    def _on_device(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The slot of each row, the row of each slot's unconditional prompt, (rows,), and the guidance, (slots, 1)."""
+        if self._sent is None:
+            owner, unconditional, guidance = (
+                self._adapter.sent(torch.from_numpy(array.copy()))
+                for array in (self._owner, self._unconditional, self._guidance)
+            )
+            self._sent = owner, unconditional, guidance[:, None]
+        return self._sent
+
+    def _draw_noise(self) -> None:
+        """Draw what this step needs, each slot from its own generator, while the device is busy with the network."""
+        drawing = np.flatnonzero(self._draws[self._every_row, self._step])
+        if not len(drawing):
+            return
+        noise = torch.zeros(self._planes[NOISE].shape, pin_memory=self._adapter.device.type == "cuda")
+        for name in drawing.tolist():
+            prepared = self._slots[name].prepared
+            dtype = torch.float32 if prepared.trajectory.draws_float32 else self._adapter.dtype
+            drawn = torch.randn(self._shape, generator=prepared.generator, dtype=dtype)
+            noise[name] = drawn.flatten()
+        self._planes[NOISE].copy_(noise, non_blocking=True)
+
+    def _advance_alone(self, name: int, stepper: Stepper) -> None:
+        # Schedulers keep what they are given, and the planes are written again: hence copies.
+        prediction, before = (self._planes[plane, name].view(1, *self._shape).clone() for plane in (PREDICTION, LATENT))
+        latent = stepper.step(prediction, before).flatten()
+        self._next[LATENT, name] = latent
+        if self._step[name] + 1 < self._steps[name]:
+            self._next[INPUT, name] = stepper.input_scale() * latent
+
+    def _leave(self, name: int) -> Slot:
+        rows = sorted({name, int(self._unconditional[name])})
+        self._free += rows
+        self._owner[rows] = rows
+        self._unconditional[name], self._guidance[name] = name, 1.0
+        self._step[name] = self._steps[name] = 0
+        self._matrices[name], self._timesteps[name], self._draws[name] = 0, 0, False
+        self._steppers.pop(name, None)
+        self._sent = None
+        return self._slots.pop(name)
+
+
+def _with_columns(numbers: NDArray[Any], columns: int) -> NDArray[Any]:
+    """Return (slots, columns or more, …): the same, or a copy with zeros added."""
+    missing = columns - numbers.shape[1]
+    if missing <= 0:
+        return numbers
+    return np.pad(numbers, [(0, 0), (0, missing), *[(0, 0)] * (numbers.ndim - 2)])

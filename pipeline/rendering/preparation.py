@@ -1,0 +1,109 @@
+"""Preparation beside the engine: a thread turns tasks that wait into what a slot of the batch starts with."""
+
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from pipeline.rendering.adapter import Adapter, Rows
+from pipeline.rendering.backlog import LOOKAHEAD, Pending
+from pipeline.rendering.devices import device_error
+from pipeline.rendering.prompts import Prompts
+from pipeline.rendering.results import Failed, Stage, failure
+from pipeline.rendering.trajectory import Trajectory
+
+CACHED_TRAJECTORIES = 512
+"""Tables, one per scheduler, step count and size: 18 kB for 50 steps, and up to half a second to build."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prepared:
+    """A task that can take a slot."""
+
+    trajectory: Trajectory
+    latent: Tensor
+    """(channels, height, width) in latent pixels, float32: the latent before the first step."""
+    rows: Rows
+    """Inputs of the denoiser by name, each (1 or 2, …): unconditional, conditional; or only the latter."""
+    guidance: float
+    """The weight in ``Adapter.combine``; 1 where there is one row."""
+    generator: torch.Generator
+    """Where the noise of stochastic steps comes from, after the first noise was drawn."""
+    prompt_truncated: bool
+    seconds: float
+    """Time of the preparation, and of texts that were encoded for it."""
+
+
+class Preparation:
+    """Prepares tasks in a thread of its own. Its other methods are for the engine's thread."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter, self._prompts = adapter, Prompts(adapter)
+        self._trajectory = lru_cache(maxsize=CACHED_TRAJECTORIES)(adapter.trajectory)
+        self._thread = ThreadPoolExecutor(1, "prepare")
+
+    def start(self, waiting: Iterable[Pending], most: int) -> None:
+        """Have the first ``most`` waiting tasks prepared, and return at once.
+
+        Where a call of the text encoders has room, the texts of later tasks are encoded along.
+        """
+        upcoming = list(islice(waiting, max(most, LOOKAHEAD)))
+        fresh: list[tuple[Pending, Future[Prepared | Failed]]] = [
+            (pending, Future()) for pending in upcoming[:most] if pending.prepared is None
+        ]
+        for pending, future in fresh:
+            pending.prepared = future
+        if fresh:
+            self._thread.submit(self._prepare_all, fresh, upcoming)
+
+    def result(self, pending: Pending) -> Prepared | Failed:
+        """Return a task prepared, or why it cannot be; waits for it.
+
+        Raises what the device raised: it is out of memory, or of no use any more.
+        """
+        self.start([pending], 1)
+        future, pending.prepared = pending.prepared, None
+        assert future is not None
+        prepared: Prepared | Failed = future.result()
+        return prepared
+
+    @torch.no_grad()
+    def _prepare_all(
+        self, waiting: "Sequence[tuple[Pending, Future[Prepared | Failed]]]", upcoming: Sequence[Pending]
+    ) -> None:
+        for pending, future in waiting:
+            try:
+                future.set_result(self._prepare(pending, upcoming))
+            except BaseException as error:  # noqa: BLE001  # whatever it is belongs to who waits for the task
+                future.set_exception(error)
+
+    def _prepare(self, pending: Pending, upcoming: Sequence[Pending]) -> Prepared | Failed:
+        recipe, adapter, began = pending.task.recipe, self._adapter, time.perf_counter()
+        stage: Stage = "encode"
+        try:
+            texts = (text for other in upcoming for text in adapter.texts(other.task.recipe))
+            conditioning = self._prompts.conditioning(adapter.texts(recipe), texts)
+            stage = "denoise"
+            trajectory = self._trajectory(recipe.scheduler, recipe.num_inference_steps, recipe.width, recipe.height)
+            generator = torch.Generator("cpu").manual_seed(recipe.seed)
+            latent = adapter.sent(adapter.first_noise(recipe, generator).float()) * trajectory.initial
+            own = {name: tensor.expand(adapter.rows(recipe), *tensor.shape[1:])
+                   for name, tensor in adapter.extras(recipe).items()}  # fmt: skip
+        except Exception as error:  # the task boundary: what a recipe breaks is that task's failure
+            if device_error(error):
+                raise
+            return failure(pending.task, stage, error)
+        return Prepared(
+            trajectory=trajectory,
+            latent=latent,
+            rows={**conditioning.rows, **own},
+            guidance=adapter.guidance(recipe),
+            generator=generator,
+            prompt_truncated=conditioning.prompt_truncated,
+            seconds=time.perf_counter() - began,
+        )

@@ -1,0 +1,105 @@
+"""One scheduler of diffusers, stepped for one image: for tables of numbers, and for what is not linear."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Place = tuple[str, int | None]
+"""Where a scheduler keeps a tensor: an attribute, or an item of one that is a list."""
+
+_DRAWING = threading.RLock()
+"""Held while a scheduler steps: its module's way to draw noise may be another one meanwhile."""
+
+
+class Stepper:
+    """A copy of a set scheduler with the generator of one image."""
+
+    def __init__(
+        self,
+        scheduler: Any,
+        *,
+        first: int,
+        scaled_input: bool,
+        output: int,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """``scheduler`` was never stepped; the further arguments are those of ``build_trajectory``."""
+        self._scheduler, self._scaled_input, self._output = deepcopy(scheduler), scaled_input, output
+        begin = first * getattr(scheduler, "order", 1)
+        if first and hasattr(scheduler, "set_begin_index"):
+            self._scheduler.set_begin_index(begin)
+        self.timesteps: list[Tensor] = list(scheduler.timesteps[begin:])
+        self._taken = 0
+        takes_generator = "generator" in signature(scheduler.step).parameters
+        self._options = {"generator": generator} if takes_generator else {}
+
+    @property
+    def initial_scale(self) -> float:
+        """Factor of unit noise in a first latent."""
+        return float(self._scheduler.init_noise_sigma) if self._scaled_input else 1.0
+
+    def input_scale(self) -> float:
+        """Return the factor of the latent in the network's input at this step."""
+        if not self._scaled_input:
+            return 1.0
+        timestep = self.timesteps[self._taken]
+        return float(self._scheduler.scale_model_input(torch.ones(1, 1, 1, 1), timestep))
+
+    def step(
+        self, prediction: Tensor, latent: Tensor, *, noise: Callable[[torch.dtype], Tensor] | None = None
+    ) -> Tensor:
+        """Return the next latent, (1, channels, h, w) as the arguments. ``noise`` gives it in place of drawing."""
+        timestep = self.timesteps[self._taken]
+        self._taken += 1
+        with _DRAWING, _drawing(sys.modules[type(self._scheduler).__module__], noise):
+            outputs = self._scheduler.step(prediction, timestep, latent, return_dict=False, **self._options)
+        following: Tensor = outputs[self._output if self._output < len(outputs) else 0]
+        return following
+
+    def kept(self, shape: torch.Size) -> Mapping[Place, Tensor]:
+        """Return the tensors of this shape that the scheduler keeps for its next steps."""
+        found: dict[Place, Tensor] = {}
+        for name, value in vars(self._scheduler).items():
+            items = enumerate(value) if isinstance(value, list | tuple) else [(None, value)]
+            found |= {(name, at): item for at, item in items if torch.is_tensor(item) and item.shape == shape}
+        return found
+
+    def put(self, place: Place, tensor: Tensor) -> None:
+        """Let the scheduler keep another tensor there."""
+        name, at = place
+        if at is None:
+            setattr(self._scheduler, name, tensor)
+        else:
+            getattr(self._scheduler, name)[at] = tensor
+
+    def factors_of_noised(self) -> tuple[float, float]:
+        """Return the factors of a clean latent and of unit noise in what an image starts from at the first step."""
+        one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+        return self._noised(one, zero), self._noised(zero, one)
+
+    def _noised(self, clean: Tensor, noise: Tensor) -> float:
+        scheduler, timestep = deepcopy(self._scheduler), self.timesteps[:1]
+        if hasattr(scheduler, "scale_noise"):
+            return float(scheduler.scale_noise(clean, torch.stack(timestep), noise))
+        return float(scheduler.add_noise(clean, noise, torch.stack(timestep)))
+
+
+@contextmanager
+def _drawing(module: Any, noise: Callable[[torch.dtype], Tensor] | None) -> Iterator[None]:
+    """Let schedulers of a module take their noise from a function."""
+    had = getattr(module, "randn_tensor", None)
+    if noise is None or had is None:
+        yield
+        return
+    module.randn_tensor = lambda shape, *, dtype, **_: noise(dtype)
+    try:
+        yield
+    finally:
+        module.randn_tensor = had
