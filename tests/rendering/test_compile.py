@@ -1,4 +1,4 @@
-"""The compiled denoiser against the eager stock pipeline, on the CPU. Code that was compiled before is found again."""
+"""The compiled denoiser and decoder on the CPU. Code that was compiled before is found again."""
 
 import shutil
 from dataclasses import replace
@@ -13,7 +13,7 @@ from pipeline.rendering import compiled
 from pipeline.rendering.engine import Engine
 from pipeline.rendering.loading import LoadedModel
 from tests.rendering.tasks import pixels_by_id, task
-from tests.rendering.test_half_precision import LARGEST_MEAN, compare, kind_in
+from tests.rendering.test_half_precision import NO_WORSE, compare, kind_in, overall
 from tests.tiny_models import SIZE_PX
 
 pytestmark = pytest.mark.filterwarnings(
@@ -22,16 +22,18 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs a C++ compiler, g++")
-def test_stock_draws_nearly_the_same(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+def test_we_are_as_near_to_float32_as_stock(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     """In bfloat16, where fused operations would round less often than separate ones."""
-    kind = kind_in("bfloat16", "sd", tmp_path, compiled=True)
+    kind = kind_in("bfloat16", "sd", tmp_path / "half", compiled=True)
+    exact = kind_in("float32", "sd", tmp_path / "float32")
     cases = [
         task(prompt=f"cat {seed}", seed=seed, scheduler=scheduler, guidance_scale=scale, num_inference_steps=2 + seed)
         for scheduler in ("ddim", "euler_ancestral")
         for seed, scale in enumerate((1.0, 2.5, 7.5))
     ]
-    means = compare(kind, "bfloat16, compiled", cases, pytestconfig)
-    assert max(means.values()) <= LARGEST_MEAN, means
+    means = compare(kind, exact, "bfloat16, compiled", cases, pytestconfig)
+    ours, stock = overall(means)
+    assert ours <= NO_WORSE * stock, means
 
 
 def test_each_size_is_compiled_once_until_there_are_too_many(
@@ -45,7 +47,7 @@ def test_each_size_is_compiled_once_until_there_are_too_many(
         for n in range(8)
     ]
     expected = pixels_by_id(Engine(epsilon_model, 6), mixed)
-    for kept, graphs in ((2, 2), (1, 4)):
+    for kept, graphs in ((2, 4), (1, 8)):
         monkeypatch.setattr(compiled, "MAX_SHAPES", kept)
         torch.compiler.reset()
         counters.clear()
