@@ -86,7 +86,8 @@ def drawing_in(dtype: torch.dtype, stock: Any, scheduler: str) -> Iterator[None]
 
 def drawn(own: torch.dtype, shape: Any, *, dtype: torch.dtype, **options: Any) -> torch.Tensor:
     """Noise as a pipeline in ``own`` draws it, in the dtype that is asked for."""
-    return randn_tensor(shape, dtype=own, **options).to(dtype)
+    noise: torch.Tensor = randn_tensor(shape, dtype=own, **options)
+    return noise.to(dtype)
 
 
 def kind_in(dtype: str, name: str, folder: Path, *, compiled: bool = False) -> Kind:
