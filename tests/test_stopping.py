@@ -46,7 +46,7 @@ def test_what_has_begun_is_committed_when_a_launch_is_stopped(folder: Path) -> N
     assert 20 <= first < 1000
     assert f"rendered   {first} images" in stopped.out.read_text()
     assert f"remaining  {2000 - first:,} images" in stopped.out.read_text()
-    timed = render(folder, *words, "--set", "render.stop_after=12s", "--set", "render.rows=32")
+    timed = render(folder, *words, "--set", "render.stop_after=20s", "--set", "render.rows=32")
     assert timed.wait() == 0, timed.err.read_text()
     assert "the time of render.stop_after is over" in timed.err.read_text()
     assert "rows was 'auto' when the run began and is 32 now" in timed.err.read_text()
