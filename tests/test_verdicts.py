@@ -5,13 +5,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from jobs.render import _as_text
 from pipeline.config import load_job
@@ -31,7 +34,7 @@ from pipeline.planning.amount import Amount
 from pipeline.prepare import Prepared, prepare
 from pipeline.rendering.engine import Engine
 from pipeline.rendering.judge import Judge
-from pipeline.rendering.loading import load_model
+from pipeline.rendering.loading import DTYPES, load_model
 from pipeline.rendering.results import Outcome
 from pipeline.rendering.safety import load_checker
 from pipeline.storage.local import LocalStore
@@ -139,6 +142,35 @@ def test_the_checker_says_what_it_says_in_the_stock_pipeline(model_of: Callable[
             _, (theirs,) = stock.run_safety_checker(picture[None].astype(np.float32) / 255, "cpu", stock.dtype)
             assert checker.flagged(picture) is bool(theirs)
             seen.add(theirs)
+    assert seen == {True, False}
+
+
+class _ScalarReads(TorchDispatchMode):
+    """Counts the elements of tensors that are read one by one; on a GPU each would wait for the device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_checker_reads_no_threshold_from_the_device(model_of: Callable[[float], Path], dtype: str) -> None:
+    """Its flags at thresholds that ``dtype`` rounds equal the reference's, which reads 20 of them per image."""
+    seen = set()
+    for threshold in (0.31, 0.47, 0.53):
+        folder = model_of(threshold)
+        checker = load_checker(folder, dtype=dtype, device="cpu")
+        assert checker is not None
+        stock = StableDiffusionPipeline.from_pretrained(folder, dtype=DTYPES[dtype])
+        for picture in (noise(0), shaded(250, 10, 10), noise(3) // 3):
+            with _ScalarReads() as theirs:
+                _, (flag,) = stock.run_safety_checker(picture[None].astype(np.float32) / 255, "cpu", stock.dtype)
+            with _ScalarReads() as ours:
+                assert checker.flagged(picture) is bool(flag)
+            assert (theirs.count, ours.count) == (20, 0)
+            seen.add(flag)
     assert seen == {True, False}
 
 

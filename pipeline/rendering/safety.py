@@ -5,6 +5,7 @@ Stock pipelines blacken what it flags; what becomes of a flagged picture here is
 
 import logging
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,36 @@ from pipeline.rendering.loading import DTYPES, load_part
 
 
 class SafetyChecker:
-    """Looks at one picture at a time, so that what it says of one does not depend on others."""
+    """Checks one image at a time, so that the answer for an image does not depend on others."""
 
     def __init__(self, network: Any, extractor: Any) -> None:
+        """Take over ``network``, which is on its device already."""
         self._network, self._extractor = network, extractor
+        self._device, self._dtype = network.device, network.dtype
+        for name in _THRESHOLDS:
+            _to_host(network, name)
+        # On the default stream each answer would wait for everything that the engine has launched there.
+        self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self._lock = threading.Lock()
 
     def flagged(self, pixels: NDArray[np.uint8]) -> bool:
-        """Whether it takes a picture, (height, width, 3) RGB 0..255, for not safe. From any thread."""
+        """Return whether the checker flags an image, (height, width, 3) RGB 0..255. Callable from any thread."""
         seen = self._extractor(Image.fromarray(pixels), return_tensors="pt").pixel_values
-        seen = seen.to(self._network.device, self._network.dtype)
-        with self._lock, torch.no_grad():
+        with self._lock, torch.no_grad(), torch.cuda.stream(self._stream) if self._stream else nullcontext():
+            seen = seen.to(self._device, self._dtype)
             _, flags = self._network(clip_input=seen, images=[np.zeros(1)])  # it would blacken what it is given here
         return bool(flags[0])
+
+
+_THRESHOLDS = ("concept_embeds_weights", "special_care_embeds_weights")
+"""The checker's thresholds, one per concept: its ``forward`` reads them one by one with ``item()``."""
+
+
+def _to_host(network: Any, name: str) -> None:
+    """Replace a parameter by an array of the same values: reading an element on a GPU would wait for the device."""
+    values = getattr(network, name).detach().float().cpu().numpy()  # exact: every half precision number is a float32
+    delattr(network, name)
+    setattr(network, name, values)
 
 
 def load_checker(folder: Path, *, dtype: str, device: str) -> SafetyChecker | None:
