@@ -169,8 +169,8 @@ def wave(folder: Path, workers: int, shards: int, shard_s: float) -> Iterator[pa
         model=source,
         facts=RunFacts(model_id="sleeping", model_fingerprint=digest, dtype="float32", darkroom_version="0"),
         output_uri=str(folder / "out"), s3=S3Settings(), device="cpu",
-        rows=BatchRows(fixed=2, dtype="float32", device_bytes=None), compiled=False, call={}, threads=1,
-        cache_folder=folder / "digests", launch_id="dispatch", watchdog_s=600.0,
+        rows=BatchRows(fixed=2, family=prepared.model.family, dtype="float32", device_bytes=None),
+        compiled=False, call={}, threads=1, cache_folder=folder / "digests", launch_id="dispatch", watchdog_s=600.0,
         evaluation_s=shard_s / (SHARD_IMAGES * STEPS * 2), gate=folder / "gate", workers=workers,
     )  # fmt: skip
     size = ShardSize(megapixel_evaluations=0.0, min_images=SHARD_IMAGES, max_images=SHARD_IMAGES)

@@ -11,6 +11,7 @@ import torch
 from benchmarks.architectures import ARCHITECTURES, SEED
 from benchmarks.stock import Batched, Contestant, Loop, seconds
 from benchmarks.work import WORK, prompts, task
+from pipeline.model.family import FAMILIES
 from pipeline.model.rows import auto_rows
 from pipeline.output.encode import encode
 from pipeline.output.layout import Packing
@@ -108,7 +109,7 @@ class Subject:
     def _auto_rows(self) -> int:
         on_cpu = self.settings.device == "cpu"
         memory = None if on_cpu else torch.cuda.get_device_properties(self.settings.device).total_memory
-        return auto_rows(self.side, self.side, self.dtype, memory)
+        return auto_rows(FAMILIES[self.architecture.class_name], self.side, self.side, self.dtype, memory)
 
     def loaded(self, dtype: str) -> LoadedModel:
         """The model anew, without ``compile``."""

@@ -159,7 +159,7 @@ def _loaded(prepared: Prepared, device: str | None) -> "tuple[Renderer, Judge, S
         model.folder,
         dtype=dtype,
         device=device,
-        rows=BatchRows(fixed=fixed, dtype=dtype, device_bytes=memory),
+        rows=BatchRows(fixed=fixed, family=prepared.model.family, dtype=dtype, device_bytes=memory),
         loras=model.source.lora_files(),
         compiled=render_section.compile is True,
         call=prepared.job.model.call,

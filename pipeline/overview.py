@@ -160,5 +160,8 @@ def _workers(prepared: Prepared, run: Run | None, work: Amount, room: int = 0) -
 def _slots(prepared: Prepared, run: Run | None) -> int:
     """Images in a batch; before a run says, as many as a CPU takes."""
     given = prepared.job.render.rows
-    rows = given if given != "auto" else run.batch_rows.most(prepared.count.sizes) if run else CPU_ROWS
+    if given != "auto":
+        rows = given
+    else:
+        rows = run.batch_rows(prepared.model.family).most(prepared.count.sizes) if run else CPU_ROWS
     return max(1, rows // 2)

@@ -50,12 +50,13 @@ def test_other_threads_are_warned_about_or_refused(prepared: Prepared, tmp_path:
     assert "strict_numerics" in str(caught.value)
 
 
-def test_rows_by_picture_size_stay_those_of_the_first_gpu(prepared: Prepared, tmp_path: Path) -> None:
+def test_rows_by_image_size_stay_those_of_the_first_gpu(prepared: Prepared, tmp_path: Path) -> None:
     store, model = LocalStore(tmp_path / "out"), find_model(prepared, None, tmp_path / "cache", print)
     for gib in (80, 8):
         gpu = Device(name="a GPU", memory_bytes=gib * 2**30)
         run = bind(store, None, read_run(store), prepared, model, Pool(workers=1, gpus=1, cpus=1), gpu, print)
-        assert [run.batch_rows(side, side) for side in (512, 1024, 2048)] == [32, 8, 2]
+        rows = run.batch_rows(prepared.model.family)
+        assert [rows(side, side) for side in (512, 1024, 2048)] == [64, 16, 4]
 
 
 def with_dtype(prepared: Prepared, dtype: str) -> Prepared:

@@ -66,8 +66,8 @@ def wave(tmp_path: Path, local_ray: None) -> tuple[ShardPlan, WorkerSpec]:
     facts = RunFacts(model_id="shapes", model_fingerprint=found, dtype="float32", darkroom_version="0")
     spec = WorkerSpec(
         model=prepared.source.pinned(), facts=facts, output_uri=str(tmp_path / "out"), s3=S3Settings(), device="cpu",
-        rows=BatchRows(fixed=4, dtype="float32", device_bytes=None), compiled=False, call={},
-        threads=1, cache_folder=tmp_path / "digests",
+        rows=BatchRows(fixed=4, family=prepared.model.family, dtype="float32", device_bytes=None),
+        compiled=False, call={}, threads=1, cache_folder=tmp_path / "digests",
         launch_id="launch", watchdog_s=600.0,
     )  # fmt: skip
     space = Space(axes=prepared.axes, family=prepared.model.family, run_digest=b"\0" * 16)

@@ -88,7 +88,11 @@ def continued(name: str, cache: Path, **settings: Any) -> int:
     assert run is not None
     model = find_model(prepared, run, cache, lambda _: None)
     renderer = load_renderer(
-        model.folder, dtype=run.constants.dtype, device="cpu", rows=run.batch_rows, loras=model.source.lora_files()
+        model.folder,
+        dtype=run.constants.dtype,
+        device="cpu",
+        rows=run.batch_rows(prepared.model.family),
+        loras=model.source.lora_files(),
     )
     return launch_here(store, Plan(prepared=prepared, model=model), renderer)
 

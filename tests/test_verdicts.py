@@ -145,10 +145,12 @@ def test_the_checker_says_what_it_says_in_the_stock_pipeline(model_of: Callable[
     assert seen == {True, False}
 
 
-class _ScalarReads(TorchDispatchMode):
+class _ScalarReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the elements of tensors that are read one by one; on a GPU each would wait for the device."""
 
-    count = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += func is torch.ops.aten._local_scalar_dense.default

@@ -183,7 +183,7 @@ class _Launch:
             return None
         run = bind(store, seen, known, prepared, model, pool, device, tell)
         # A worker that could not fill its batch once would only cost the loading of another model.
-        slots = run.batch_rows.most(prepared.count.sizes) // 2
+        slots = run.batch_rows(prepared.model.family).most(prepared.count.sizes) // 2
         workers = min(pool.workers, max(1, -(-work.missing.images // slots)))
         done = work.whole.images - work.missing.images
         missing = work.missing.images
@@ -233,7 +233,7 @@ class _Launch:
             output_uri=self._store.uri,
             s3=s3_settings(self._prepared.job),
             device="cuda" if pool.gpus else "cpu",
-            rows=run.batch_rows,
+            rows=run.batch_rows(self._prepared.model.family),
             compiled=run.numerics.compiled,
             call=run.constants.call,
             threads=pool.cpus,

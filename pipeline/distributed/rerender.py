@@ -105,15 +105,16 @@ def _load(run: Run, numerics: NumericsProfile, device: str, cache_folder: Path) 
             allowed=run.constants.model_fingerprint,
         )
     torch.set_num_threads(numerics.threads)
+    facts = read_facts(folder)
     return load_renderer(
         folder,
         dtype=run.constants.dtype,
         device=device,
-        rows=run.batch_rows,
+        rows=run.batch_rows(facts.family),
         loras=files,
         compiled=numerics.compiled,
         call=run.constants.call,
-        as_once_read=read_facts(folder).own_scheduler.read_otherwise(run.constants.scheduler_config),
+        as_once_read=facts.own_scheduler.read_otherwise(run.constants.scheduler_config),
     )
 
 

@@ -60,6 +60,13 @@ class Family:
     """Whether the stock pipeline can load LoRAs."""
     own_schedulers: tuple[str, ...] | None = None
     """Where only some can work; None: all of its kind."""
+    px_per_token: int = 256
+    """Pixels of an image per token of the denoiser: a patch of a transformer, 16 x 16 px.
+
+    For a U-Net, the harmonic mean over its layers weighted by their FLOPs (``python -m benchmarks.row_facts``).
+    """
+    row_values_per_px: int = 290
+    """Values alive at the denoiser's peak per row of the batch and pixel of an image, counted by the same command."""
 
     @property
     def guided_above(self) -> float | None:
@@ -119,14 +126,33 @@ class Family:
 
 
 _STABLE_DIFFUSION = Family(
-    name="stable_diffusion", guidance=Guidance.CLASSIFIER_FREE, guidance_scale=7.5, num_inference_steps=50
+    name="stable_diffusion",
+    guidance=Guidance.CLASSIFIER_FREE,
+    guidance_scale=7.5,
+    num_inference_steps=50,
+    px_per_token=577,
+    row_values_per_px=130,
 )
 _TWO_ENCODERS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 _SECOND_ENCODER = ("text_encoder_2", "tokenizer_2")
 _STABLE_DIFFUSION_XL = replace(
-    _STABLE_DIFFUSION, name="stable_diffusion_xl", guidance_scale=5.0, sample_size=128, text_parts=_SECOND_ENCODER
+    _STABLE_DIFFUSION,
+    name="stable_diffusion_xl",
+    guidance_scale=5.0,
+    sample_size=128,
+    text_parts=_SECOND_ENCODER,
+    px_per_token=865,
+    row_values_per_px=80,
 )
-_PIXART = replace(_STABLE_DIFFUSION, name="pixart", guidance_scale=4.5, num_inference_steps=20, patch=2, loras=False)
+_PIXART = Family(
+    name="pixart",
+    guidance=Guidance.CLASSIFIER_FREE,
+    guidance_scale=4.5,
+    num_inference_steps=20,
+    patch=2,
+    loras=False,
+    row_values_per_px=60,
+)
 
 
 def _single(
@@ -164,6 +190,7 @@ FAMILIES: Mapping[str, Family] = {
         flow=True,
         sample_size=128,
         text_parts=_TWO_ENCODERS,
+        row_values_per_px=130,
     ),
     "FluxPipeline": Family(
         name="flux",

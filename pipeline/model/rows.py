@@ -1,45 +1,77 @@
-"""How many rows the denoiser's batch has when the job does not say: a function, so that every launch agrees."""
+"""Rows of the denoiser's batch and of the decoder where the job does not say: functions, so that launches agree.
+
+A GPU is busy once a call has about ``SATURATING_TOKENS`` tokens; more rows gain little and cost memory and latency.
+``darkroom calibrate`` measures what is best on one device.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import log2
+
+from pipeline.model.family import Family
 
 CPU_ROWS = 16
-MOST_ROWS = 64
-_SATURATING_MEGAPIXELS = 8.4
-"""Rows times picture size from which a data-centre GPU gains little: 32 rows of 512 px, 8 of 1024 px."""
-_BYTES_PER_MEGAPIXEL = {"float32": 3.0e9, "float16": 1.5e9, "bfloat16": 1.5e9}
-"""Of activations per row: an estimate on the safe side; a worker that runs out of memory lowers its own rows."""
-_SHARE_OF_MEMORY = 0.5
-"""The rest is for weights, the decoder and what the allocator wastes."""
+LEAST_ROWS, MOST_ROWS = 2, 64
+"""A guided task takes two rows. Every row costs time of the host, so small images do not get more than 64."""
+SATURATING_TOKENS = 32_768
+MOST_DECODE_ROWS = 4
+"""One image of 512 px takes the decoder 2.5 TFLOP, so more of them in one call gain little."""
+KEPT_FREE_BYTES = 2_000_000_000
+_SHARE_OF_MEMORY = 0.25
+"""The rest is for weights, text encoders, the batch's state and what the allocator wastes."""
+_BYTES_OF_DTYPE = {"float32": 4, "float16": 2, "bfloat16": 2}
+DECODER_VALUES_PER_PX = 768
+"""Values alive at the decoder's peak per px of an image: three feature maps of 256 channels at full resolution.
+
+Counted on meta tensors for the autoencoder that all families here share (``python -m benchmarks.row_facts``).
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRows:
-    """Rows by picture size: the same for one size whatever other sizes there are, now or in a later launch."""
+    """Rows by image size: the same for one size whatever other sizes there are, now or in a later launch."""
 
     fixed: int | None = None
-    """For all sizes, where the job says so."""
+    """The rows of all sizes, where the job says so."""
+    family: Family
     dtype: str
     device_bytes: int | None
-    """Memory of the GPU they are reckoned for; None on CPUs."""
+    """Memory of the GPU they are computed for; None on CPUs."""
 
     def __call__(self, width: int, height: int) -> int:
-        """For pictures of so many px."""
-        return self.fixed or auto_rows(width, height, self.dtype, self.device_bytes)
+        """Return the rows for images of this size (px)."""
+        return self.fixed or auto_rows(self.family, width, height, self.dtype, self.device_bytes)
 
     def most(self, sizes: Iterable[tuple[int, int]]) -> int:
-        """Of the largest batch, for pictures of these sizes."""
+        """Return the rows of the largest batch for images of these sizes (px)."""
         return max(self(*size) for size in sizes)
 
 
-def auto_rows(width: int, height: int, dtype: str, device_bytes: int | None) -> int:
-    """Rows for pictures of so many px on a GPU with so much memory, None for CPUs: a power of two.
+def auto_rows(family: Family, width: int, height: int, dtype: str, device_bytes: int | None) -> int:
+    """Return the power of two nearest to ``SATURATING_TOKENS`` by the tokens of one row, or as many rows as fit.
 
-    ``darkroom calibrate`` measures what is best on one device.
+    ``width`` and ``height`` are in px, ``device_bytes`` is the memory of a GPU or None for CPUs.
     """
     if device_bytes is None:
         return CPU_ROWS
-    megapixels = width * height / 1e6
-    fitting = _SHARE_OF_MEMORY * device_bytes / (megapixels * _BYTES_PER_MEGAPIXEL[dtype])
-    rows = min(_SATURATING_MEGAPIXELS / megapixels, fitting, MOST_ROWS)
-    return max(2, 1 << (int(rows).bit_length() - 1)) if rows >= 1 else 2
+    pixels = width * height
+    saturating = round(log2(SATURATING_TOKENS * family.px_per_token / pixels))
+    fitting = _most_fitting(pixels * family.row_values_per_px, dtype, device_bytes)
+    return 1 << max(LEAST_ROWS.bit_length() - 1, min(saturating, fitting, MOST_ROWS.bit_length() - 1))
+
+
+def auto_decode_rows(width: int, height: int, dtype: str, device_bytes: int | None) -> int:
+    """Return how many latents the autoencoder decodes in one call: a power of two, at most ``MOST_DECODE_ROWS``.
+
+    ``width`` and ``height`` are in px, ``dtype`` is the autoencoder's, ``device_bytes`` as for ``auto_rows``.
+    """
+    if device_bytes is None:
+        return MOST_DECODE_ROWS
+    fitting = _most_fitting(width * height * DECODER_VALUES_PER_PX, dtype, device_bytes)
+    return 1 << max(0, min(fitting, MOST_DECODE_ROWS.bit_length() - 1))
+
+
+def _most_fitting(values: float, dtype: str, device_bytes: int) -> int:
+    """Return the exponent of the largest power of two of rows that fit, each with so many values; below 0 for none."""
+    available = _SHARE_OF_MEMORY * (device_bytes - KEPT_FREE_BYTES)
+    return int(available // (values * _BYTES_OF_DTYPE[dtype])).bit_length() - 1 if available > 0 else -1

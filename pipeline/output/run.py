@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pipeline.errors import ObjectMissingError, RunMismatchError
 from pipeline.identity import RunConstants
+from pipeline.model.family import Family
 from pipeline.model.rows import BatchRows
 from pipeline.output.layout import PNG_FILES, RUN_KEY, Packing
 from pipeline.storage.base import ObjectStore
@@ -51,11 +52,11 @@ class Run:
     license: str | None = None
     """Of the images as a data set: the last one that a launch named, by its id at the Hugging Face Hub."""
 
-    @property
-    def batch_rows(self) -> BatchRows:
-        """Rows of the denoiser's batch by picture size."""
-        fixed = None if self.numerics.rows == "auto" else self.numerics.rows
-        return BatchRows(fixed=fixed, dtype=self.constants.dtype, device_bytes=self.numerics.device_bytes)
+    def batch_rows(self, family: Family) -> BatchRows:
+        """Return the rows of the denoiser's batch by image size, for a model of ``family``."""
+        numerics, dtype = self.numerics, self.constants.dtype
+        fixed = None if numerics.rows == "auto" else numerics.rows
+        return BatchRows(fixed=fixed, family=family, dtype=dtype, device_bytes=numerics.device_bytes)
 
 
 def read_run(store: ObjectStore) -> Run | None:

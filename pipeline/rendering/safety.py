@@ -29,7 +29,8 @@ class SafetyChecker:
         for name in _THRESHOLDS:
             _to_host(network, name)
         # On the default stream each answer would wait for everything that the engine has launched there.
-        self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        on_gpu = self._device.type == "cuda"
+        self._stream: Any = torch.cuda.Stream(self._device) if on_gpu else None  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()
 
     def flagged(self, pixels: NDArray[np.uint8]) -> bool:

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.distributed.spec import WorkerSpec
+from pipeline.model.family import FAMILIES
 from pipeline.model.resolve import ModelSource
 from pipeline.model.rows import BatchRows
 from pipeline.output.part import RunFacts
@@ -216,7 +217,8 @@ def _spec() -> Iterator[bytes]:
     facts = RunFacts(model_id="shapes", model_fingerprint="0" * 32, dtype="float32", darkroom_version="0")
     spec = WorkerSpec(
         model=ModelSource(model_id="shapes"), facts=facts, output_uri=f"s3://{BUCKET}/out", s3=S3Settings(),
-        device="cpu", rows=BatchRows(fixed=4, dtype="float32", device_bytes=None), compiled=False, call={},
+        device="cpu", compiled=False, call={},
+        rows=BatchRows(fixed=4, family=FAMILIES["StableDiffusionPipeline"], dtype="float32", device_bytes=None),
         threads=1, cache_folder=Path(), launch_id="x", watchdog_s=900.0,
     )  # fmt: skip
     store = open_store(f"s3://{BUCKET}")

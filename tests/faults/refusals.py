@@ -26,6 +26,7 @@ from pipeline.distributed.launch import LaunchOptions, launch
 from pipeline.distributed.spec import WorkerSpec
 from pipeline.distributed.worker import RenderWorker
 from pipeline.errors import InputError, ModelError, RunMismatchError, StoreDeniedError
+from pipeline.model.family import FAMILIES
 from pipeline.model.resolve import BUILT_IN, LoraSource, ModelSource
 from pipeline.model.rows import BatchRows
 from pipeline.output.index import part_keys
@@ -228,8 +229,8 @@ def _other_files_on_a_worker(folder: Path) -> str | None:
     facts = RunFacts(model_id="shapes", model_fingerprint="0" * 32, dtype="float32", darkroom_version="0")
     spec = WorkerSpec(
         model=ModelSource(model_id="shapes"), facts=facts, output_uri=str(folder), s3=S3Settings(), device="cpu",
-        rows=BatchRows(fixed=4, dtype="float32", device_bytes=None), compiled=False, call={},
-        threads=1, cache_folder=folder, launch_id="x", watchdog_s=900.0,
+        rows=BatchRows(fixed=4, family=FAMILIES["StableDiffusionPipeline"], dtype="float32", device_bytes=None),
+        compiled=False, call={}, threads=1, cache_folder=folder, launch_id="x", watchdog_s=900.0,
     )  # fmt: skip
     try:
         object.__new__(RenderWorker)._load(spec)
