@@ -2,14 +2,19 @@
 
     python -m benchmarks.engine
     python -m benchmarks.engine --dtype bfloat16 --compile
+    python -m benchmarks.engine --host
 
 Darkroom here is the engine with PNG encoding and commit, without Ray. ``c`` is the network's own gain from batching,
 rows/s at the engine's row count over rows/s at 2: the ceiling of what batching can do for it.
+
+``--host`` times what is done outside the network alone, per step with 64 tasks in the batch, and exits with 1 when that
+is not as many times faster than one scheduler of diffusers per task as it should be.
 """
 
 import argparse
 import platform
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +23,7 @@ import diffusers
 import torch
 
 from benchmarks.contestants import Darkroom
+from benchmarks.host_time import host_times
 from benchmarks.stock import Batched, Contestant, Loop, seconds
 from benchmarks.work import WORK, task
 from pipeline.model.facts import read_facts
@@ -101,6 +107,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--compile", action="store_true", help="B2 in place of B1, and Darkroom compiled too")
+    parser.add_argument("--host", action="store_true", help="time the host's work outside the network, nothing else")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     facts = read_facts(given.model)
@@ -111,6 +118,11 @@ def main() -> None:
         f"diffusers {diffusers.__version__}; {given.tasks} images, {given.pairs} pairs, {given.rows} rows, seed 0"
     )
     darkroom_model = load_model(given.model, dtype=given.dtype, device=given.device, compiled=given.compile)
+    if given.host:
+        print(f"{'schedulers of 64 tasks':32}  former ms  ours ms  ratio  at least")
+        times = host_times(darkroom_model, 2 * facts.size_factor)
+        print(*times, sep="\n")
+        sys.exit(any(one.ratio < one.required for one in times))
     gains = Gain(darkroom_model, given.rows, side)
     darkroom = Darkroom(darkroom_model, given.rows)
     stock = (given.model, facts.class_name, given.dtype, given.device)
