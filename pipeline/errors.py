@@ -14,6 +14,7 @@
     │   └── StoreUnavailableError  it kept failing after every retry: run again later
     ├── RenderError             one task cannot be rendered: it becomes a failed row, its neighbours go on
     └── JobBrokenError          the machinery around the work broke: exit 1, committed work stands
+        └── DeviceHeldError     other processes fill the device: another process or node takes over
 
 All of them cross process borders, so all of them pickle.
 """
@@ -137,3 +138,7 @@ class RenderError(DarkroomError):
 
 class JobBrokenError(DarkroomError):
     """The machinery around the work broke."""
+
+
+class DeviceHeldError(JobBrokenError):
+    """Other processes fill the device."""

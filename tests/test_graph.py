@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from pipeline.config import load_job
-from pipeline.distributed import draining, stopping
+from pipeline.distributed import draining, stopping, worker
 from pipeline.distributed.added import Added
 from pipeline.distributed.board import make_board
 from pipeline.distributed.graph import run_wave
@@ -89,6 +89,16 @@ class LateWorker(RenderWorker):
         return super()._files(replace(spec, model=ModelSource(model_id="shapes")))
 
 
+class WorkerWithoutRoom(RenderWorker):
+    """Its device, which nobody else uses, is too small for the model."""
+
+    def _renderer(self, spec: WorkerSpec, folder: Path, loras: Sequence[tuple[Path, float]]) -> Any:
+        worker.FIRST_PAUSE_S = 0.0  # in the worker's process alone
+        with (spec.cache_folder / "without_room").open("a") as file:
+            file.write("x")
+        raise MemoryError("no room")
+
+
 def outcomes(plan: ShardPlan, spec: WorkerSpec, pool: Pool, worker: type[RenderWorker] = RenderWorker) -> pa.Table:
     return pa.concat_tables(run_wave(plan, 1, IdSet(), spec, pool, worker))
 
@@ -149,6 +159,16 @@ def test_a_model_that_no_worker_gets_ends_the_job_and_says_why(fetching: tuple[S
     told = replace(spec, board=make_board(most_failed_starts=1, quiet_s=0))
     with pytest.raises(JobBrokenError, match=r"(?s)too many workers in a row.*the model cannot be fetched"):
         outcomes(plan, told, POOL)
+
+
+def test_a_model_that_fits_on_no_device_ends_the_launch_once_a_fresh_process_says_so_too(
+    wave: tuple[ShardPlan, WorkerSpec],
+) -> None:
+    plan, spec = wave
+    told = replace(spec, board=make_board(most_failed_starts=9))
+    with pytest.raises(ModelError, match="the model does not fit on cpu: MemoryError: no room"):
+        outcomes(plan, told, POOL, WorkerWithoutRoom)
+    assert (spec.cache_folder / "without_room").read_text() == "xx"
 
 
 def test_nobody_waits_for_a_gpu_longer_than_the_launch_may(local_ray: None, tmp_path: Path) -> None:
@@ -215,5 +235,5 @@ def test_a_lost_board_is_told_about(local_ray: None, monkeypatch: pytest.MonkeyP
         assert wait_until(lambda: len(said) == 1, 10)
         ray.kill(board)
         assert wait_until(lambda: len(said) == 2, 10)
-    assert said[0].endswith("node 01234567 cannot load the model and tries again: the Hub did not give it")
+    assert said[0].endswith("node 01234567 cannot work and tries again: the Hub did not give it")
     assert "workers cannot be told any more" in said[1]

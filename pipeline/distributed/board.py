@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class _Board:
         self._most_failed_starts, self._failed_starts = most_failed_starts, 0
         self._quiet_s, self._good_at = quiet_s, time.monotonic()
         self._complaints: dict[str, str] = {}
+        self._without_room: Counter[str] = Counter()
         self._changed = asyncio.Condition()
         self._stopped = False
         self._leaving: set[str] = set()
@@ -77,6 +79,14 @@ class _Board:
         """A worker's process ends as it cannot begin; returns whether too many have, while no other got on for long."""
         self._failed_starts += 1
         return self._failed_starts > self._most_failed_starts and time.monotonic() - self._good_at > self._quiet_s
+
+    async def does_not_fit(self, node_id: str, only_node: bool) -> bool:
+        """Note that a process found no room for the model on an idle device; return whether that ends the launch.
+
+        Two nodes must say so, or two processes of the only one that has devices.
+        """
+        self._without_room[node_id] += 1
+        return len(self._without_room) > 1 or (only_node and self._without_room[node_id] > 1)
 
     async def drew(self, worker: str, drawn: Drawn) -> float:
         """Returns the seconds to wait until it tells again."""

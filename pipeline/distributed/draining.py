@@ -47,7 +47,7 @@ def _watch(board: Any, tell: Tell, over: threading.Event) -> None:
                 ray.get(board.leave.remote(node))
             for node, reason in ray.get(board.complaints.remote()).items():
                 if node not in failing:
-                    tell(f"warning: a worker on node {node[:8]} cannot load the model and tries again: {reason}")
+                    tell(f"warning: a worker on node {node[:8]} cannot work and tries again: {reason}")
                 failing.add(node)
     except ray.exceptions.RayError:
         if not over.is_set():

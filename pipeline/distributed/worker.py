@@ -10,8 +10,9 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,7 +28,7 @@ from pipeline.distributed.shards import unpack
 from pipeline.distributed.spec import WorkerSpec
 from pipeline.distributed.watchdog import die, leave, watch
 from pipeline.distributed.worker_log import WorkerLog
-from pipeline.errors import DarkroomError, JobBrokenError, ModelError
+from pipeline.errors import DarkroomError, DeviceHeldError, JobBrokenError, ModelError
 from pipeline.identity import part_id
 from pipeline.model.fingerprint import DigestCache, fingerprint
 from pipeline.model.resolve import in_this_home
@@ -39,6 +40,7 @@ from pipeline.rendering.results import Failed
 from pipeline.storage.location import open_store
 
 if TYPE_CHECKING:
+    from pipeline.rendering.device_memory import Patience
     from pipeline.rendering.renderer import Renderer
 
 FAREWELL_S = 2.0
@@ -46,6 +48,7 @@ FAREWELL_S = 2.0
 FIRST_PAUSE_S = 5.0
 """Before the model is asked for once more; each further pause is twice as long."""
 _Loras = Sequence[tuple[Path, float]]
+_Loaded = TypeVar("_Loaded")
 
 
 class RenderWorker:
@@ -78,13 +81,8 @@ class RenderWorker:
         self._engine = self._on_device(spec, folder, loras)
         self._store = store = open_store(spec.output_uri, spec.s3)
         self._open_part: Callable[[pa.Table], PartWriter] = lambda shard: PartWriter(store, shard, spec.facts)
-        judge = load_judge(
-            folder,
-            checked=spec.model.checked,
-            drop=spec.drop_flagged,
-            dtype=spec.facts.dtype,
-            device=spec.device,
-        )
+        on, drop = {"dtype": spec.facts.dtype, "device": spec.device}, spec.drop_flagged
+        judge = self._patiently(spec, partial(load_judge, folder, checked=spec.model.checked, drop=drop, **on))
         self._runner = ShardRunner(self._engine, self._open_part, judge)
         watch(self._runner, spec.watchdog_s)
         self._attempts = Attempts(store, spec.launch_id, self._process)
@@ -134,16 +132,45 @@ class RenderWorker:
         die("the model cannot be loaded here")
 
     def _on_device(self, spec: WorkerSpec, folder: Path, loras: _Loras) -> "Renderer":
-        try:
-            return self._renderer(spec, folder, loras)
-        except (RuntimeError, MemoryError) as error:
-            from pipeline.rendering.devices import device_error, out_of_memory  # loads torch
+        return self._patiently(spec, partial(self._renderer, spec, folder, loras))
 
-            if out_of_memory(error):
-                raise ModelError(f"the model does not fit on {spec.device}: {error}", where="model") from error
-            if not device_error(error):
-                raise
-            self._give_up(f"{type(error).__name__}: {error}")
+    def _patiently(self, spec: WorkerSpec, load: Callable[[], _Loaded]) -> _Loaded:
+        """Load something; after pauses where other processes hold the memory of the device."""
+        from pipeline.rendering.devices import device_error, out_of_memory  # loads torch
+
+        patience = self._patience(spec.device)
+        while True:
+            try:
+                return load()
+            except (RuntimeError, MemoryError) as error:
+                if not device_error(error):
+                    raise
+                reason, full = f"{type(error).__name__}: {error}", out_of_memory(error)
+            # Not in the handler, which would keep what the failed try has allocated.
+            if not (full and patience.begin_pause()):
+                if full and patience.held() is None:
+                    self._check_fit(spec, f"the model does not fit on {spec.device}: {reason}")
+                self._give_up(reason)
+            self._complain(reason)
+            while patience.doze():
+                pass
+
+    def _patience(self, device: str) -> "Patience":
+        from pipeline.rendering.device_memory import Patience, read_memory  # loads torch
+
+        return Patience(partial(read_memory, device))
+
+    def _check_fit(self, spec: WorkerSpec, reason: str) -> None:
+        """Raise ``ModelError`` unless this is the first device without room for the model that nobody else uses."""
+        if self._board is not None:
+            only = nodes_with("GPU" if spec.device == "cuda" else "CPU") <= 1
+            try:
+                ends = ray.get(self._board.does_not_fit.remote(self._process.node_id, only))
+            except ray.exceptions.RayError:  # a board that is lost counts nobody, and others go on
+                return
+            if not ends:
+                return
+        raise ModelError(reason, where="model")
 
     def _renderer(self, spec: WorkerSpec, folder: Path, loras: _Loras) -> "Renderer":
         """The model, loaded."""
@@ -209,6 +236,10 @@ class RenderWorker:
         await asyncio.to_thread(self._attempts.begin, name)
         try:
             rows = await asyncio.wrap_future(self._runner.submit(shard))
+        except DeviceHeldError as error:
+            self._complain(str(error))
+            await asyncio.to_thread(self._attempts.withdraw)
+            die(f"other processes hold the device: {error}")
         except Exception as error:
             from pipeline.rendering.devices import device_error  # loads torch
 
@@ -267,6 +298,11 @@ class RenderWorker:
 async def _for_ever() -> None:
     """A shard that was not begun here: when this process has left, Ray gives it to another."""
     await asyncio.Event().wait()
+
+
+def nodes_with(resource: str) -> int:
+    """The number of live nodes that have some of a resource of Ray's."""
+    return sum(node["Alive"] and node["Resources"].get(resource, 0) > 0 for node in ray.nodes())
 
 
 def node_gone(node_id: str) -> bool:

@@ -28,15 +28,23 @@ class Attempts:
     def __init__(self, store: ObjectStore, launch_id: str, me: Process) -> None:
         self._store, self._me = store, me
         self._prefix = attempts_prefix(launch_id)
+        self._in_hand: set[str] = set()
 
     def begin(self, part_id: str) -> None:
         """Note that this process has a shard in hand."""
+        self._in_hand.add(part_id)
         self._store.put(self._key(part_id), json.dumps(asdict(self._me)).encode())
 
     def end(self, part_id: str) -> None:
         """Forget everything about a shard, which is committed."""
         for info in list(self._store.list(f"{self._prefix}{part_id}/")):
             self._store.delete(info.key)
+        self._in_hand.discard(part_id)
+
+    def withdraw(self) -> None:
+        """Delete this process's notes before it ends through no fault of what it has in hand: nothing is charged."""
+        for part_id in tuple(self._in_hand):
+            self._store.delete(self._key(part_id))
 
     def earlier(self, part_id: str) -> list[Process]:
         """Other processes of this launch that began this shard and have not committed it: they are dead.

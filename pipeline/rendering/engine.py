@@ -12,18 +12,19 @@ import logging
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import JobBrokenError
 from pipeline.recipe import RenderTask
 from pipeline.rendering.backlog import Backlog, Group, Pending
 from pipeline.rendering.batch import Batch, Slot
 from pipeline.rendering.counters import EngineCounters
 from pipeline.rendering.decoding import Decoder, Decoding
+from pipeline.rendering.device_memory import Patience, read_memory
 from pipeline.rendering.devices import device_name, out_of_memory
 from pipeline.rendering.loading import LoadedModel
 from pipeline.rendering.preparation import Preparation, Prepared
@@ -53,10 +54,12 @@ class _Denoised:
 class Engine:
     """Renders tasks on one loaded model; owned and stepped by one thread."""
 
-    def __init__(self, model: LoadedModel, rows: int | Callable[[int, int], int]) -> None:
+    def __init__(
+        self, model: LoadedModel, rows: int | Callable[[int, int], int], *, patience: Patience | None = None
+    ) -> None:
         """``rows`` of the denoiser's batch, for all images or by width and height (px).
 
-        At least 2: a guided task takes two.
+        At least 2: a guided task takes two. ``patience`` waits for memory that other processes hold.
         """
         if isinstance(rows, int) and rows < LEAST_ROWS:
             raise ValueError(f"an engine needs at least {LEAST_ROWS} rows, not {rows}")
@@ -66,6 +69,7 @@ class Engine:
         self._backlog = Backlog(model.adapter.family)
         self._preparation = Preparation(model.adapter)
         self._batch: Batch | None = None
+        self._patience = patience or Patience(partial(read_memory, model.device))
         self._row_time = RowTime(model.adapter.device)
         self._denoised: list[_Denoised] = []
         """They wait for the decoder."""
@@ -117,10 +121,14 @@ class Engine:
         A task that cannot be rendered is an outcome too. What the device or the network itself raises goes to the
         caller; the tasks without an outcome then need a new engine.
         """
+        if self._patience.doze():
+            self._preparation.forget_failures(self._backlog)
+            return self._collect()
         outcomes: list[Outcome] = [*self._refill()]
         if self._used_rows:
             self._denoise()
         self._decode()
+        self._patience.step_done()
         return [*outcomes, *self._collect()]
 
     @property
@@ -143,8 +151,7 @@ class Engine:
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-                self._backlog.put_back([pending])
-                self._shrink_batch(pending, error)
+                self._make_room(pending, error)
                 break
         self._prepare_ahead()
         return failed
@@ -186,29 +193,36 @@ class Engine:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            self._shrink_batch(batch.slots[0].pending, error)
+            self._make_room(batch.slots[0].pending, error)
             return
         self._count_call(batch, began)
         for slot, latent in batch.take_finished():
             self._settle(slot.pending.group)
             self._denoised.append(_Denoised(slot=slot, latent=latent, last=self._row_time.last))
 
-    def _shrink_batch(self, one: Pending, error: BaseException) -> None:
-        """Go on with the next lower power of two of rows for the batch key of a task.
+    def _make_room(self, one: Pending, error: BaseException) -> None:
+        """Wait where other processes hold the memory, else take fewer rows. ``one`` and the batch's tasks start anew.
 
-        Tasks in the batch start anew: an image's last bits depend on the rows, and its metadata tells how many.
+        They could not go on: an image's last bits depend on the rows, and its metadata tells how many.
         """
+        if not self._patience.wait_for_others(error):
+            self._shrink_batch(one, error)
+        started = [] if self._batch is None else [slot.pending for slot in self._batch.slots]
+        self._backlog.put_back(started if one in started else [*started, one])
+        self._preparation.forget_failures(self._backlog)
+        self._batch = None
+
+    def _shrink_batch(self, one: Pending, error: BaseException) -> None:
+        """Go on with the next lower power of two of rows for the batch key of a task."""
         key, recipe = one.batch_key, one.task.recipe
         rows = self._rows_of_key[key]
         smaller = _lower_power_of_two(rows)
         if smaller < LEAST_ROWS:
-            raise JobBrokenError(f"not even one image of this size fits on {self._model.device}: {error}") from error
+            what = f"not even one image of this size fits on {self._model.device}"
+            raise self._patience.too_small(what, error) from error
         size = f"{recipe.width} x {recipe.height} px"
         _log.warning("out of memory with %d rows at %s; going on with %d", rows, size, smaller)
         self._rows_of_key[key] = smaller
-        if self._batch is not None:
-            self._backlog.put_back([slot.pending for slot in self._batch.slots])
-        self._batch = None
 
     def _count_call(self, batch: Batch, began: Mark) -> None:
         used = batch.used_rows
@@ -237,6 +251,8 @@ class Engine:
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
+                if self._patience.wait_for_others(error):
+                    return
                 self._shrink_decoding(error)
             else:
                 del self._denoised[: len(chunk)]
@@ -249,7 +265,8 @@ class Engine:
 
     def _shrink_decoding(self, error: BaseException) -> None:
         if self._decode_rows == 1:
-            raise JobBrokenError(f"not even one image can be decoded on {self._model.device}: {error}") from error
+            what = f"not even one image can be decoded on {self._model.device}"
+            raise self._patience.too_small(what, error) from error
         smaller = _lower_power_of_two(self._decode_rows)
         _log.warning("out of memory while decoding; going on with %d at a time", smaller)
         self._decode_rows_of_key[self._backlog.batch_key] = smaller

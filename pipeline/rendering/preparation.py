@@ -72,6 +72,12 @@ class Preparation:
         prepared: Prepared | Failed = future.result()
         return prepared
 
+    def forget_failures(self, waiting: Iterable[Pending]) -> None:
+        """Have the tasks prepared anew whose preparation the device has broken: there may be memory now."""
+        for pending in waiting:
+            if pending.prepared is not None and pending.prepared.done() and pending.prepared.exception() is not None:
+                pending.prepared = None
+
     @torch.no_grad()
     def _prepare_all(
         self, waiting: "Sequence[tuple[Pending, Future[Prepared | Failed]]]", upcoming: Sequence[Pending]

@@ -4,14 +4,16 @@ import inspect
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.errors import JobBrokenError, ModelError, RenderError
+from pipeline.errors import ModelError, RenderError
 from pipeline.recipe import Recipe, RenderTask
 from pipeline.rendering.counters import EngineCounters
+from pipeline.rendering.device_memory import Patience, read_memory
 from pipeline.rendering.devices import device_error, device_name, out_of_memory
 from pipeline.rendering.results import Outcome, Rendered, failure, not_finite
 from pipeline.rendering.timetables import ModelSchedulers
@@ -36,10 +38,15 @@ class SingleEngine:
         device: str,
         call: Mapping[str, Any],
         clock: Callable[[], float] = time.perf_counter,
+        patience: Patience | None = None,
     ) -> None:
-        """``stock`` is a loaded pipeline; ``call`` goes to every call of it."""
+        """``stock`` is a loaded pipeline; ``call`` goes to every call of it.
+
+        ``patience`` waits for memory that other processes hold.
+        """
         self._stock, self._schedulers, self._call, self._clock = stock, schedulers, dict(call), clock
         self._device_name = device_name(device)
+        self._patience = patience or Patience(partial(read_memory, device))
         self._parameters = inspect.signature(type(stock).__call__).parameters
         free = [name for name in self._parameters if name not in ("self", *_DECIDED)]
         for name in call:
@@ -79,17 +86,22 @@ class SingleEngine:
 
     def step(self) -> list[Outcome]:
         """Render the next task; what the device raises goes to the caller."""
-        if not self._waiting:
+        if self._patience.doze() or not self._waiting:
             return []
         task, began = self._waiting.popleft(), self._clock()
         try:
             images = self._draw(task.recipe)
         except Exception as error:  # the task boundary: what a recipe breaks is that task's failure
             if out_of_memory(error):
-                raise JobBrokenError(f"not even one image of this size fits on {self._device_name}: {error}") from error
+                if not self._patience.wait_for_others(error):
+                    what = f"not even one image of this size fits on {self._device_name}"
+                    raise self._patience.too_small(what, error) from error
+                self._waiting.appendleft(task)
+                return []
             if device_error(error):
                 raise
             return [failure(task, "denoise", error)]
+        self._patience.step_done()
         elapsed_s = self._clock() - began
         count = evaluations(task.recipe.scheduler, task.recipe.num_inference_steps)
         self._counters += EngineCounters(
