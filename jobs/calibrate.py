@@ -40,8 +40,10 @@ def calibrate(
 
     from pipeline.rendering.calibration import best_rows
     from pipeline.rendering.calibration import calibrate as measured_rows
+    from pipeline.rendering.determinism import set_up_process
     from pipeline.rendering.loading import load_model
 
+    set_up_process()
     device = "cuda" if torch.cuda.is_available() and given.workers.gpus != 0 else "cpu"
     if device == "cpu":
         torch.set_num_threads(given.workers.cpus)

@@ -126,17 +126,19 @@ def draw(
     ``device``: as torch names it; a GPU where there is one. Raises as ``render``, and ``RenderError`` for an image that
     cannot be rendered, or may not be kept since ``render.safety_checker`` is ``drop``.
     """
+    from pipeline.rendering.determinism import settings_restored
     from pipeline.rendering.results import Failed
 
     prepared = prepare(job, skip_bad_rows=skip_bad_rows, cache_folder=cache_folder())
     selection = select(prepared, limit=limit, sample=sample)
-    renderer, judge, space = _loaded(prepared, device)
-    for outcome in map(judge, renderer.render(_tasks(prepared, space, selection))):
-        task = outcome.task
-        if isinstance(outcome, Failed):
-            raise RenderError(f"{task.recipe.prompt!r}: {outcome.error}")
-        picture = Image.fromarray(outcome.pixels)
-        yield Picture(image=picture, recipe=task.recipe, task_id=task.task_id, verdict=kept_verdict(outcome))
+    with settings_restored():
+        renderer, judge, space = _loaded(prepared, device)
+        for outcome in map(judge, renderer.render(_tasks(prepared, space, selection))):
+            task = outcome.task
+            if isinstance(outcome, Failed):
+                raise RenderError(f"{task.recipe.prompt!r}: {outcome.error}")
+            picture = Image.fromarray(outcome.pixels)
+            yield Picture(image=picture, recipe=task.recipe, task_id=task.task_id, verdict=kept_verdict(outcome))
 
 
 def _loaded(prepared: Prepared, device: str | None) -> "tuple[Renderer, Judge, Space]":

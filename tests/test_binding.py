@@ -1,5 +1,6 @@
 """What an output is bound to, and what a launch that computes otherwise is told."""
 
+import json
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipeline.distributed.spec import Device, Pool
 from pipeline.errors import RunMismatchError
 from pipeline.output.run import Run, read_run
 from pipeline.prepare import Prepared, prepare
+from pipeline.rendering.determinism import SETTINGS
 from pipeline.storage.local import LocalStore
 from tests.test_output import commit, rendered
 
@@ -48,6 +50,24 @@ def test_other_threads_are_warned_about_or_refused(prepared: Prepared, tmp_path:
     with pytest.raises(RunMismatchError, match="threads was 1") as caught:
         bound(prepared, store, cache, cpus=2)
     assert "strict_numerics" in str(caught.value)
+
+
+def test_a_run_of_the_former_engine_goes_on_with_one_warning_or_not_at_all(prepared: Prepared, tmp_path: Path) -> None:
+    store, cache = LocalStore(tmp_path / "out"), tmp_path / "cache"
+    assert bound(prepared, store, cache, cpus=1) == []
+    stored = json.loads(store.get("_darkroom/run.json"))
+    assert stored["numerics"]["engine"] == 2
+    for name in (*SETTINGS, "engine"):  # as the former version wrote it
+        del stored["numerics"][name]
+    store.put("_darkroom/run.json", json.dumps(stored).encode())
+    (warning,) = bound(prepared, store, cache, cpus=1)
+    assert "began with version 1 of the engine and goes on with version 2" in warning
+    assert len(bound(prepared, store, cache, cpus=2)) == 2
+    strict = prepared.job.render.model_copy(update={"strict_numerics": True})
+    prepared = replace(prepared, job=prepared.job.model_copy(update={"render": strict}))
+    with pytest.raises(RunMismatchError, match="version 1 of the engine"):
+        bound(prepared, store, cache, cpus=1)
+    assert json.loads(store.get("_darkroom/run.json")) == stored, "the first launch's profile stays"
 
 
 def test_rows_by_image_size_stay_those_of_the_first_gpu(prepared: Prepared, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from pipeline.output.pictures import read_image, sample_images
 from pipeline.output.run import NumericsProfile, Run, read_run, write_run
 from pipeline.prepare import library_versions
 from pipeline.recipe import Recipe, RenderTask
+from pipeline.rendering.determinism import ENGINE, SETTINGS
 from pipeline.rendering.renderer import load_renderer
 from pipeline.rendering.results import Rendered
 from pipeline.storage.local import LocalStore
@@ -54,7 +55,9 @@ def store(tmp_path: Path, model: Path) -> LocalStore:
     constants = RunConstants(
         model_fingerprint=fingerprint(model, DigestCache(tmp_path / "cache")), dtype="float32", scheduler_config={}
     )
-    numerics = NumericsProfile(rows=ROWS, compiled=False, threads=1, device="cpu", versions=library_versions())
+    numerics = NumericsProfile(
+        rows=ROWS, compiled=False, threads=1, device="cpu", versions=library_versions(), engine=ENGINE, **SETTINGS
+    )
     run = Run(
         model_id=str(model),
         model_revision=None,

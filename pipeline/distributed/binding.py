@@ -24,6 +24,7 @@ from pipeline.output.run import (
 )
 from pipeline.prepare import Prepared, check_run, library_versions
 from pipeline.readable import form_warnings
+from pipeline.rendering.determinism import ENGINE, SETTINGS
 from pipeline.storage.base import ObjectStore
 
 
@@ -132,4 +133,6 @@ def _numerics(known: Run | None, prepared: Prepared, pool: Pool, device: Device)
         device=device.name,
         versions=library_versions(),
         device_bytes=known.numerics.device_bytes if known else device.memory_bytes,
+        engine=ENGINE,
+        **SETTINGS,
     )

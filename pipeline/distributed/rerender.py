@@ -20,6 +20,7 @@ from pipeline.output.pictures import read_image, sample_images
 from pipeline.output.run import NumericsProfile, Run, numerics_warnings, read_run
 from pipeline.prepare import library_versions
 from pipeline.recipe import Recipe, RenderTask
+from pipeline.rendering.determinism import ENGINE, SETTINGS
 from pipeline.rendering.devices import device_name
 from pipeline.rendering.renderer import Renderer, load_renderer
 from pipeline.rendering.results import Failed, Outcome
@@ -72,7 +73,7 @@ def rerender(store: ObjectStore, number: int, cache_folder: Path, tell: Tell) ->
     name = device_name(device)
     # What was compiled for a GPU need not be on a CPU, which may have no compiler.
     compiled = run.numerics.compiled and (run.numerics.device == "cpu") == (device == "cpu")
-    now = replace(run.numerics, device=name, compiled=compiled, versions=library_versions())
+    now = replace(run.numerics, device=name, compiled=compiled, versions=library_versions(), engine=ENGINE, **SETTINGS)
     differences = numerics_warnings(run, now)
     for warning in differences:
         tell(f"warning: {warning}")

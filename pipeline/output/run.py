@@ -34,6 +34,14 @@ class NumericsProfile:
     """Of the libraries that compute."""
     device_bytes: int | None = None
     """Memory of the GPU that ``auto`` rows are reckoned for, by every launch alike."""
+    engine: int = 1
+    """The version of the engine's arithmetic (``rendering/determinism.py``), 1 for a run that names none. The fields
+    below are settings of torch; their defaults are what they were then."""
+    matmul_tf32: bool = False
+    cudnn_tf32: bool = True
+    cudnn_benchmark: bool = False
+    cublas_workspace: str | None = None
+    allocator: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,9 +134,23 @@ def _compared(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[
     return found
 
 
+_SET_BY_ENGINE = ("engine", "matmul_tf32", "cudnn_tf32", "cudnn_benchmark", "cublas_workspace", "allocator")
+
+
 def numerics_warnings(run: Run, now: NumericsProfile) -> list[str]:
-    """What is different about this launch in ways that may change last bits."""
-    return [
-        f"{name} was {ours!r} when the run began and is {theirs!r} now; last bits of new images may differ"
-        for name, ours, theirs in _compared(asdict(run.numerics), asdict(now))
+    """Return what is different about this launch in ways that may change last bits, a sentence each.
+
+    Another engine brings other settings of torch along: one sentence for all.
+    """
+    ours, theirs = asdict(run.numerics), asdict(now)
+    found = []
+    if run.numerics.engine != now.engine:
+        ours, theirs = ({k: v for k, v in of.items() if k not in _SET_BY_ENGINE} for of in (ours, theirs))
+        found.append(
+            f"this run began with version {run.numerics.engine} of the engine and goes on with version {now.engine}; "
+            "last bits of new images may differ, `darkroom verify --rerender` tells by how much"
+        )
+    return found + [
+        f"{name} was {left!r} when the run began and is {right!r} now; last bits of new images may differ"
+        for name, left, right in _compared(ours, theirs)
     ]

@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from pipeline.rendering.determinism import COMPILE_OPTIONS
+
 MAX_SHAPES = 4
 """Kept compiled; each holds code and, on a GPU, memory."""
 
@@ -12,8 +14,7 @@ class Compiled:
     """Calls a network through ``torch.compile``, which compiles it anew for each shape of its first input."""
 
     def __init__(self, network: Any) -> None:
-        # Rounds within fused operations as between separate ones, so that half precision is what it is uncompiled.
-        self._compiled: Any = torch.compile(network, dynamic=False, options={"emulate_precision_casts": True})
+        self._compiled: Any = torch.compile(network, dynamic=False, options=dict(COMPILE_OPTIONS))
         self._shapes: set[torch.Size] = set()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from pipeline.model.facts import read_facts
 from pipeline.recipe import RenderTask
 from pipeline.rendering.counters import EngineCounters
+from pipeline.rendering.determinism import set_up_process
 from pipeline.rendering.engine import Engine
 from pipeline.rendering.loading import load_model, load_stock, schedulers_of
 from pipeline.rendering.results import Outcome
@@ -52,9 +53,11 @@ def load_renderer(
 
     ``call``, further arguments of its stock pipeline, means one call per image. ``as_once_read`` draws what a run
     that began when the model's own scheduler was read otherwise holds (``OwnScheduler.read_otherwise``).
+    Settings of torch that decide last bits are those of ``determinism`` from now on, for the whole process.
 
     Raises ``ModelError`` as ``load_model`` does, and for an argument the pipeline does not take.
     """
+    set_up_process()
     facts = read_facts(folder, single=bool(call))
     if not facts.family.single:
         model = load_model(
