@@ -233,6 +233,7 @@ def _rules(job: Job, model: ModelFacts) -> RowRules:
     return RowRules(
         size_factor=model.size_factor,
         schedulers=frozenset(model.family.schedulers()),
+        offered=frozenset(model.usable_schedulers),
         lists=frozenset(model.family.lists),
         reserved=RESERVED,
         max_side_px=model.max_side_px,
@@ -274,7 +275,7 @@ def _own(model: ModelFacts) -> str:
     error = ModelError(
         f"{problem.what}, and the job names no other scheduler",
         where=problem.where,
-        allowed=f"in sweep.schedulers or model.scheduler one of {', '.join(model.family.schedulers())}",
+        allowed=f"in sweep.schedulers or model.scheduler one of {model.offered_schedulers}",
     )
     error.value = problem.value
     raise error
@@ -300,7 +301,7 @@ def _check_schedulers(axes: Axes, model: ModelFacts) -> None:
                 f"a {model.class_name} cannot be sampled with this scheduler",
                 where="sweep.schedulers",
                 value=text,
-                allowed=", ".join(allowed),
+                allowed=model.offered_schedulers,
             )
         if found.listed is not None and found.listed not in model.family.lists:
             raise JobFileError(

@@ -7,7 +7,7 @@ A recipe names its scheduler with options behind colons, which override the mode
 ``dpmsolver++:karras``, ``euler:trailing``, ``dpmsolver++:timesteps=999/850/736/645/545/455/343/233/124/24``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -286,6 +286,11 @@ def unusable_setting(scheduler: str, config: Mapping[str, object]) -> Unusable |
         allowed = "false: this scheduler takes no shift that depends on the size"
         return Unusable(key="use_dynamic_shifting", value=config["use_dynamic_shifting"], allowed=allowed)
     return unusable(found.kind.class_name, {**config, **found.settings})
+
+
+def usable_schedulers(names: Iterable[str], config: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the schedulers among ``names`` that can work with a model's scheduler configuration."""
+    return tuple(name for name in names if unusable_setting(name, config) is None)
 
 
 def _whole(settings: Mapping[str, object], key: str) -> int:

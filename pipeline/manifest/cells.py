@@ -117,7 +117,7 @@ def schedulers(column: pa.Array, name: str, verdicts: Verdicts, rules: RowRules)
     unknown = mask_of(pc.is_null(known)) & ~mask_of(pc.is_null(encoded))
     allowed = (
         _of_other_programs(encoded.dictionary.to_pylist(), rules)
-        + ", ".join(sorted(rules.schedulers))
+        + ", ".join(sorted(_offered(rules)))
         + "".join(f"; no list of {kind} for this model" for kind in ("timesteps", "sigmas") if kind not in rules.lists)
     )
     verdicts.reject(unknown, Fault(column=name, reason="no such scheduler", allowed=allowed, values=column))
@@ -127,8 +127,16 @@ def schedulers(column: pa.Array, name: str, verdicts: Verdicts, rules: RowRules)
 def _of_other_programs(given: list[str], rules: RowRules) -> str:
     """Our names for the samplers of the web UI among the texts, as far as the model takes them."""
     named = {text: scheduler_named(text) for text in given if _canonical(text, rules) is None}
-    known = [f"{ours} for {text!r}" for text, ours in named.items() if ours and _canonical(ours, rules)]
+    known = [
+        f"{ours} for {text!r}"
+        for text, ours in named.items()
+        if ours and _canonical(ours, rules) and scheduler_of(ours).name in _offered(rules)
+    ]
     return f"{', '.join(known)}; " if known else ""
+
+
+def _offered(rules: RowRules) -> frozenset[str]:
+    return rules.schedulers if rules.offered is None else rules.offered
 
 
 def _canonical(given: str, rules: RowRules) -> str | None:

@@ -13,6 +13,8 @@ class RowRules:
     """Width and height divide by it, in px; 1 where no model is known yet."""
     schedulers: frozenset[str]
     """Names a ``scheduler`` cell may have."""
+    offered: frozenset[str] | None = None
+    """Those of them that work with the model, for errors; None: all."""
     lists: frozenset[str] = frozenset({"timesteps", "sigmas"})
     """What such a cell may list."""
     reserved: frozenset[str]

@@ -13,6 +13,7 @@ from pipeline.model.files import denoiser_of, read_json
 from pipeline.model.own_scheduler import OwnScheduler, read_own_scheduler
 from pipeline.model.trust import check_part
 from pipeline.model.weights import tensors_of
+from pipeline.schedulers import usable_schedulers
 from pipeline.sweep import MAX_SIDE_PX
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -44,6 +45,16 @@ class ModelFacts:
     def scheduler_config(self) -> Mapping[str, Any]:
         """The model's own scheduler configuration, without private keys."""
         return self.own_scheduler.config
+
+    @property
+    def usable_schedulers(self) -> tuple[str, ...]:
+        """Names of the schedulers that the family takes and the model's scheduler configuration lets work."""
+        return usable_schedulers(self.family.schedulers(), self.scheduler_config)
+
+    @property
+    def offered_schedulers(self) -> str:
+        """The same as a text for an error."""
+        return ", ".join(self.usable_schedulers) or "none: no scheduler works with scheduler/scheduler_config.json"
 
 
 def read_facts(folder: Path, *, single: bool = False) -> ModelFacts:

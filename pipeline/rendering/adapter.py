@@ -20,7 +20,7 @@ from pipeline.recipe import Recipe
 from pipeline.rendering.compiled import Compiled
 from pipeline.rendering.timetables import ModelSchedulers, build_scheduler
 from pipeline.rendering.trajectory import Trajectory, build_trajectory
-from pipeline.schedulers import scheduler_of
+from pipeline.schedulers import scheduler_of, usable_schedulers
 
 Text = str | None
 """What one row is told. None is zeros in place of an embedding, which some families take for no negative prompt."""
@@ -123,7 +123,8 @@ class Adapter(ABC):
         """
         found, allowed = scheduler_of(scheduler), self.family.schedulers()
         if found.name not in allowed:
-            raise RenderError(f"scheduler {scheduler} is not one of this model's family: {', '.join(allowed)}")
+            offered = ", ".join(usable_schedulers(allowed, self.schedulers.config))
+            raise RenderError(f"scheduler {scheduler} is not one of this model's family: {offered}")
         size = width // self.latent_factor, height // self.latent_factor
         timing = partial(self.timing, num_inference_steps=num_inference_steps, width=size[0], height=size[1])
         built = build_scheduler(self.schedulers, found, num_inference_steps, timing)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import load_job
-from pipeline.errors import ManifestError, ModelError, RunMismatchError
+from pipeline.errors import InputError, JobFileError, ManifestError, ModelError, RunMismatchError
 from pipeline.identity import RunConstants
 from pipeline.model.facts import read_facts
 from pipeline.model.own_scheduler import read_own_scheduler
@@ -21,6 +21,7 @@ from pipeline.model.resolve import BUILT_IN
 from pipeline.output.run import NumericsProfile, Run, read_run, write_run
 from pipeline.prepare import Prepared, check_run, prepare
 from pipeline.storage.local import LocalStore
+from tests import tiny_models
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 MakeModel = Callable[..., str]
@@ -117,6 +118,28 @@ def test_settings_that_a_scheduler_cannot_work_with_are_found_by_plan(model: Mak
         planned(folder, "euler")
     with pytest.raises(ModelError, match="num_train_timesteps"):
         planned(model("DDIMScheduler", {**BETAS, "num_train_timesteps": "1000"}), "euler")
+
+
+def test_a_scheduler_that_cannot_work_with_the_model_is_offered_in_no_error(tmp_path: Path) -> None:
+    """Stable Diffusion 3.5 with a shift by size: Heun by flow matching fails there, and with a fixed shift it works."""
+    refused: list[tuple[type[InputError], Callable[[str], Prepared]]] = [
+        (JobFileError, lambda folder: planned(folder, "ddim")),
+        (ManifestError, lambda folder: planned(folder, scheduler=[None, "ddim"])),
+    ]
+    fixed, dynamic = (
+        str(tiny_models.save(tiny_models.stable_diffusion_3(dynamic_shifting=shifting), tmp_path / str(shifting)))
+        for shifting in (False, True)
+    )
+    for kind, plan_on in refused:
+        with pytest.raises(kind, match="flow_match_euler, flow_match_heun"):
+            plan_on(fixed)
+        with pytest.raises(kind, match="flow_match_euler") as caught:
+            plan_on(dynamic)
+        assert "flow_match_heun" not in str(caught.value)
+    with pytest.raises(ModelError, match="flow_match_heun cannot work with this setting"):
+        planned(dynamic, "flow_match_heun")
+    with pytest.raises(ManifestError, match="cannot work with the model's use_dynamic_shifting of True"):
+        planned(dynamic, scheduler=[None, "flow_match_heun"])
 
 
 def test_keys_that_no_scheduler_takes_are_warned_about(model: MakeModel) -> None:
