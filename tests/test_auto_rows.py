@@ -1,11 +1,19 @@
 """Rows of the batch and of the decoder when the job does not say: known devices, and what any answer must fulfil."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+import torch
+from diffusers import AutoencoderKL
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.model.family import FAMILIES, Family
 from pipeline.model.rows import MOST_DECODE_ROWS, MOST_ROWS, BatchRows, auto_decode_rows, auto_rows
+from pipeline.rendering.renderer import load_renderer
+from tests import tiny_models
+from tests.rendering.tasks import task
 
 GIB = 2**30
 SD, SDXL, SD3, FLUX, PIXART = (
@@ -41,6 +49,30 @@ def test_rows_of_known_models(name: str, side: int, gib: int, rows: int) -> None
 )  # fmt: skip
 def test_decode_rows_of_known_devices(side: int, dtype: str, gib: int, rows: int) -> None:
     assert auto_decode_rows(side, side, dtype, gib * GIB) == rows
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "side", "rows"),
+    [(SD, "float32", 32, 2), (SD, "bfloat16", 32, 4), (SDXL, "float16", 32, 2), (SD, "float32", 64, 1)],
+)
+def test_the_decoder_takes_as_many_as_fit(
+    family: str, dtype: str, side: int, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its own dtype, which is float32 for the autoencoder of Stable Diffusion XL in float16."""
+    calls, decode = [], AutoencoderKL.decode
+
+    def noted(vae: AutoencoderKL, latents: torch.Tensor, **options: Any) -> Any:
+        calls.append(len(latents))
+        return decode(vae, latents, **options)
+
+    monkeypatch.setattr(AutoencoderKL, "decode", noted)
+    tiny = tiny_models.stable_diffusion_xl() if family == SDXL else tiny_models.stable_diffusion()
+    room = BatchRows(fixed=8, family=FAMILIES[family], dtype=dtype, device_bytes=2 * 10**9 + 30_000_000)
+    renderer = load_renderer(tiny_models.save(tiny, tmp_path), dtype=dtype, device="cpu", rows=room)
+    size = {"width": side, "height": side}
+    outcomes = list(renderer.render(task(seed=seed, num_inference_steps=1, **size) for seed in range(4)))
+    assert len(outcomes) == 4
+    assert set(calls) == {rows}
 
 
 @given(FAMILY, SIZES, DTYPES)

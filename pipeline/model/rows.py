@@ -42,6 +42,10 @@ class BatchRows:
         """Return the rows for images of this size (px)."""
         return self.fixed or auto_rows(self.family, width, height, self.dtype, self.device_bytes)
 
+    def decoding(self, width: int, height: int, dtype: str) -> int:
+        """Return how many latents of this size (px) an autoencoder of ``dtype`` decodes in one call."""
+        return auto_decode_rows(width, height, dtype, self.device_bytes)
+
     def most(self, sizes: Iterable[tuple[int, int]]) -> int:
         """Return the rows of the largest batch for images of these sizes (px)."""
         return max(self(*size) for size in sizes)

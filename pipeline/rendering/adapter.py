@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pipeline.errors import RenderError
 from pipeline.model.family import Family, Guidance
+from pipeline.model.rows import MOST_DECODE_ROWS
 from pipeline.recipe import Recipe
 from pipeline.rendering.compiled import Compiled
 from pipeline.rendering.timetables import ModelSchedulers, build_scheduler
@@ -59,7 +60,7 @@ class Adapter(ABC):
     """The denoiser and the decoder are compiled, once for each shape."""
     encode_rows: int = 8
     """Texts in one call of the text encoders."""
-    decode_rows: int = 4
+    decode_rows: int = MOST_DECODE_ROWS
     """Latents in one call of the autoencoder, while they fit."""
 
     @property

@@ -55,17 +55,23 @@ class Engine:
     """Renders tasks on one loaded model; owned and stepped by one thread."""
 
     def __init__(
-        self, model: LoadedModel, rows: int | Callable[[int, int], int], *, patience: Patience | None = None
+        self,
+        model: LoadedModel,
+        rows: int | Callable[[int, int], int],
+        *,
+        decode_rows: Callable[[int, int], int] | None = None,
+        patience: Patience | None = None,
     ) -> None:
         """``rows`` of the denoiser's batch, for all images or by width and height (px).
 
-        At least 2: a guided task takes two. ``patience`` waits for memory that other processes hold.
+        At least 2: a guided task takes two. ``decode_rows`` of the decoder are by width and height, or the adapter's.
+        ``patience`` waits for memory that other processes hold.
         """
         if isinstance(rows, int) and rows < LEAST_ROWS:
             raise ValueError(f"an engine needs at least {LEAST_ROWS} rows, not {rows}")
         self._model, self._adapter, self._device_name = model, model.adapter, device_name(model.device)
         self._rows_at_first, self._rows_of_key = rows, dict[Hashable, int]()
-        self._decode_rows_of_key = dict[Hashable, int]()
+        self._decode_rows_at_first, self._decode_rows_of_key = decode_rows, dict[Hashable, int]()
         self._backlog = Backlog(model.adapter.family)
         self._preparation = Preparation(model.adapter)
         self._batch: Batch | None = None
@@ -260,8 +266,12 @@ class Engine:
 
     @property
     def _decode_rows(self) -> int:
-        """Latents in one call of the autoencoder, for the present batch key."""
-        return self._decode_rows_of_key.get(self._backlog.batch_key, self._adapter.decode_rows)
+        """Latents in one call of the autoencoder, for the batch key of those that wait for it."""
+        key, recipe = self._backlog.batch_key, self._denoised[0].task.recipe
+        if key not in self._decode_rows_of_key:
+            rows = self._decode_rows_at_first
+            self._decode_rows_of_key[key] = rows(recipe.width, recipe.height) if rows else self._adapter.decode_rows
+        return self._decode_rows_of_key[key]
 
     def _shrink_decoding(self, error: BaseException) -> None:
         if self._decode_rows == 1:

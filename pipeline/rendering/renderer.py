@@ -1,10 +1,12 @@
 """What renders a model's tasks: the engine where its family has an adapter, one call per image otherwise."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.model.facts import read_facts
+from pipeline.model.rows import BatchRows
 from pipeline.recipe import RenderTask
 from pipeline.rendering.counters import EngineCounters
 from pipeline.rendering.determinism import set_up_process
@@ -63,7 +65,9 @@ def load_renderer(
         model = load_model(
             folder, dtype=dtype, device=device, loras=loras, compiled=compiled, as_once_read=as_once_read
         )
-        return Engine(model, rows)
+        decoder_dtype = dtype if model.adapter.half_decoder else "float32"
+        decode_rows = partial(rows.decoding, dtype=decoder_dtype) if isinstance(rows, BatchRows) else None
+        return Engine(model, rows, decode_rows=decode_rows)
     stock = load_stock(folder, facts, dtype=dtype, device=device, loras=loras)
     schedulers = schedulers_of(stock, facts, as_once_read=as_once_read)
     return SingleEngine(stock, schedulers=schedulers, device=device, call=call or {})
