@@ -5,17 +5,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.pretend_gpu import CUDA, PretendGpu
 from jobs.render import _as_text
 from pipeline.config import load_job
 from pipeline.distributed.outcomes import Tally, Teller, Worked
@@ -36,7 +34,7 @@ from pipeline.rendering.engine import Engine
 from pipeline.rendering.judge import Judge
 from pipeline.rendering.loading import DTYPES, load_model
 from pipeline.rendering.results import Outcome
-from pipeline.rendering.safety import load_checker
+from pipeline.rendering.safety import SafetyChecker, load_checker
 from pipeline.storage.local import LocalStore
 from tests import tiny_models
 from tests.noise import noise
@@ -145,34 +143,27 @@ def test_the_checker_says_what_it_says_in_the_stock_pipeline(model_of: Callable[
     assert seen == {True, False}
 
 
-class _ScalarReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the elements of tensors that are read one by one; on a GPU each would wait for the device."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **kwargs or {})
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_the_checker_reads_no_threshold_from_the_device(model_of: Callable[[float], Path], dtype: str) -> None:
-    """Its flags at thresholds that ``dtype`` rounds equal the reference's, which reads 20 of them per image."""
+def test_the_checker_waits_for_the_gpu_three_times_per_image(model_of: Callable[[float], Path], dtype: str) -> None:
+    """To send the image and to fetch two tables of distances; the reference also fetches 20 thresholds one by one.
+
+    The thresholds here are numbers that half precision rounds.
+    """
     seen = set()
     for threshold in (0.31, 0.47, 0.53):
-        folder = model_of(threshold)
-        checker = load_checker(folder, dtype=dtype, device="cpu")
-        assert checker is not None
-        stock = StableDiffusionPipeline.from_pretrained(folder, dtype=DTYPES[dtype])
-        for picture in (noise(0), shaded(250, 10, 10), noise(3) // 3):
-            with _ScalarReads() as theirs:
-                _, (flag,) = stock.run_safety_checker(picture[None].astype(np.float32) / 255, "cpu", stock.dtype)
-            with _ScalarReads() as ours:
+        stock, other = (StableDiffusionPipeline.from_pretrained(model_of(threshold), dtype=DTYPES[dtype]) for _ in "ab")
+        with PretendGpu() as gpu:
+            for network in (stock.safety_checker, other.safety_checker):
+                gpu.send_module(network)
+            checker = SafetyChecker(other.safety_checker, other.feature_extractor)
+            for picture in (noise(0), shaded(250, 10, 10), noise(3) // 3):
+                gpu.reset()
+                _, (flag,) = stock.run_safety_checker(picture[None].astype(np.float32) / 255, CUDA, DTYPES[dtype])
+                waits = gpu.waits
+                gpu.reset()
                 assert checker.flagged(picture) is bool(flag)
-            assert (theirs.count, ours.count) == (20, 0)
-            seen.add(flag)
+                assert (waits, gpu.waits) == (23, 3)
+                seen.add(flag)
     assert seen == {True, False}
 
 

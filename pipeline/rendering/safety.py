@@ -30,7 +30,7 @@ class SafetyChecker:
             _to_host(network, name)
         # On the default stream each answer would wait for everything that the engine has launched there.
         on_gpu = self._device.type == "cuda"
-        self._stream: Any = torch.cuda.Stream(self._device) if on_gpu else None  # type: ignore[no-untyped-call]
+        self._stream: Any = torch.cuda.Stream(device=self._device) if on_gpu else None  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()
 
     def flagged(self, pixels: NDArray[np.uint8]) -> bool:
