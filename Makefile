@@ -13,13 +13,14 @@ TORCH ?=
 $(if $(filter-out cpu,$(TORCH)),$(error TORCH is `cpu`, or empty; it is `$(TORCH)`))
 TORCH_INDEX ?= $(if $(filter cpu,$(TORCH)),$(shell sed -n 's/^ARG TORCH_INDEX=//p' cluster/Dockerfile))
 
-.PHONY: help setup demo test parity explore faults cluster exits lint shapes-accuracy digests clean
+.PHONY: help setup demo test parity compiled explore faults cluster exits lint shapes-accuracy digests clean
 
 help:
 	@echo "make setup            make .venv with darkroom in it"
 	@echo "make demo             render the demonstration into renders/demo"
 	@echo "make test             lint, types and tests"
 	@echo "make parity           every family, scheduler and option against diffusers: docs/parity.md"
+	@echo "make compiled         every family compiled: one graph, no recompilation"
 	@echo "make explore          the property tests once more, with examples nobody has seen"
 	@echo "make faults           the scoreboard of docs/reliability.md: kills, faults, tampering"
 	@echo "make cluster          a job on three nodes of this machine, one killed, one added; benchmarks that start a Ray"
@@ -72,6 +73,9 @@ test: lint
 # Takes up again where it was cut off.
 parity: $(DEVELOPMENT)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.rendering.parity_table
+
+compiled: $(DEVELOPMENT)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.rendering.compiled_families
 
 explore: $(DEVELOPMENT)
 	$(BIN)/python -m tests.servers.swift_install
