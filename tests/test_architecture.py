@@ -112,8 +112,9 @@ def test_a_launch_loads_no_torch_before_a_worker_loads_its_model(module: str) ->
 
 
 def test_only_the_verbs_read_the_environment() -> None:
-    """And one place that Python's door shares with them, and those that prepare the environment of other processes."""
+    """And one place that Python's door shares with them, and those that prepare the environment of libraries."""
     others = {"pipeline.import_path", "pipeline.distributed.connecting", "pipeline.distributed.session_folder"}
+    others |= {"pipeline.rendering.determinism"}
     for name, path in FILES.items():
         if name.startswith("pipeline") and name not in {"pipeline.cache", *others}:
             # What is set for Ray's own processes is not read.

@@ -1,6 +1,7 @@
 """The pretend GPU counts exactly, and the engine's steps stay within their budget of launches on it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,25 @@ def test_a_scheduler_that_clips_is_found_to_launch_for_each_task(tmp_path: Path)
     assert ddim.clips
     assert ddim.per_task > 5
     assert ddim.full > TASKS
+
+
+def test_the_size_of_an_image_is_sent_once_for_all_calls_of_a_shape(tmp_path: Path) -> None:
+    """PixArt alpha for 1024 px takes it as an input."""
+    model = load_model(tiny_models.save(tiny_models.pixart(), tmp_path), dtype="float32", device="cpu")
+    with PretendGpu() as gpu:
+        adapter = replace(model.adapter, device=CUDA)
+        given = []
+
+        def denoise(latents: Tensor, added_cond_kwargs: dict[str, Tensor], **_: object) -> tuple[Tensor]:
+            given.append(added_cond_kwargs)
+            return (gpu.send(torch.zeros(len(latents), 8, *latents.shape[2:])),)
+
+        object.__setattr__(adapter, "denoiser", denoise)
+        copies = []
+        for height, width in ((4, 6), (4, 6), (6, 4), (4, 6)):
+            gpu.reset()
+            adapter.predict(gpu.send(torch.zeros(3, 4, height, width)), gpu.send(torch.zeros(3)), {})
+            copies.append(gpu.copies["to"])
+        assert copies == [2, 0, 2, 0]
+        assert [one["resolution"].cpu()[2].tolist() for one in given] == [[16, 24], [16, 24], [24, 16], [16, 24]]
+        assert given[2]["aspect_ratio"].cpu().flatten().tolist() == [1.5] * 3

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,8 +58,7 @@ class PixArt(Adapter):
         if not alpha or self.network.config.sample_size != 128:
             return {"resolution": None, "aspect_ratio": None}
         height, width = (side * self.latent_factor for side in shape[2:])
-        like: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
+        numbers = {"resolution": [[height, width]], "aspect_ratio": [[height / width]]}
         return {
-            "resolution": torch.tensor([[height, width]], **like).expand(shape[0], -1),
-            "aspect_ratio": torch.tensor([[height / width]], **like).expand(shape[0], -1),
+            name: self.sent(torch.tensor(own, dtype=self.dtype)).expand(shape[0], -1) for name, own in numbers.items()
         }
