@@ -53,8 +53,7 @@ def graphs_of(name: str, folder: Path, backend: str) -> tuple[int, int, int]:
     counters.clear()
     with pytest.MonkeyPatch.context() as patch:
         if backend != "inductor":
-            told = {"backend": backend, "dynamic": False}
-            patch.setattr(torch, "compile", lambda network, **_: COMPILE(network, **told))
+            patch.setattr(torch, "compile", lambda network, **_: COMPILE(network, backend=backend, dynamic=False))
         assert len(pixels_by_id(Engine(model, 6), tasks)) == len(tasks)
     stats = counters["stats"]
     return stats["unique_graphs"], counters["recompiles"].total(), counters["graph_break"].total()
