@@ -19,7 +19,7 @@ from pipeline.model.facts import read_facts
 from pipeline.recipe import Recipe, RenderTask
 from pipeline.rendering.engine import Engine
 from pipeline.rendering.loading import LoadedModel, load_model
-from pipeline.rendering.results import Rendered
+from pipeline.rendering.results import Failed
 from pipeline.schedulers import SCHEDULERS, SPACINGS, name_of_class, scheduler_of
 from tests import tiny_models
 from tests.differences import note_difference
@@ -28,9 +28,10 @@ from tests.tiny_models import SIZE_PX
 
 LARGEST_LATENT_DIFFERENCE = 1e-4
 """Per standard deviation: a trained model's latents have unit variance, those of random models up to fifty."""
-LARGEST_WHERE_IT_CLIPS = 3e-4
+LARGEST_WHERE_BITS_GROW = 3e-4
 """Where a scheduler clips the clean latent it predicts, as DDIM of the tiny PixArt does: that multiplies differences of
-the network's last bits in a batch of another size."""
+the network's last bits in a batch of another size. And for ``heun:beta``, whose stock steps divide a rounded difference
+by a sigma of 0.01: against float64 stock is 8e-5 off with a smooth network, a table 3e-7."""
 LARGEST_PIXEL_DIFFERENCE = 1
 
 KINDS: Mapping[str, Callable[[], Any]] = {
@@ -126,7 +127,7 @@ class Kind:
         return not self.name.startswith("pixart") or scheduler in ("ddim", "ddpm", "euler", "euler_ancestral", "lcm")
 
     def render(self, tasks: Iterable[RenderTask]) -> dict[str, Picture]:
-        """Pictures by task id, all tasks in one mixed backlog."""
+        """Images by task id, all tasks in one mixed backlog; without those that are not finite."""
         adapter = replace(self.model.adapter)
         decoded: list[Tensor] = []
 
@@ -141,17 +142,23 @@ class Kind:
         while engine.busy:
             decoded.clear()
             for index, outcome in enumerate(engine.step()):
-                assert isinstance(outcome, Rendered), outcome
-                pictures[outcome.task.task_id] = (outcome.pixels, decoded[index])  # padding comes last
+                if isinstance(outcome, Failed):
+                    assert outcome.verdict == "nan_latents", outcome
+                else:
+                    pictures[outcome.task.task_id] = (outcome.pixels, decoded[index])  # padding comes last
         return pictures
 
     def differences(self, cases: Sequence[RenderTask]) -> Iterator[tuple[RenderTask, int, float]]:
         """Each case with its largest difference from stock: pixels 0..255, latents in standard deviations."""
         rendered = self.render(cases)
         for case in cases:
+            expected_pixels, expected = self.reference(case.recipe)
+            if case.task_id not in rendered:
+                assert not expected.isfinite().all(), f"stock can draw {case.recipe}"
+                yield case, 0, 0.0
+                continue
             pixels, raw = rendered[case.task_id]
             latent = self.model.adapter.unscaled(raw)
-            expected_pixels, expected = self.reference(case.recipe)
             of_pixels = int(np.abs(pixels.astype(int) - expected_pixels).max())
             of_latents = (latent - expected).abs().max().item() / max(1e-6, expected.std().item())
             yield case, of_pixels, of_latents
@@ -159,8 +166,8 @@ class Kind:
     def within(self, recipe: Recipe, of_pixels: int, of_latents: float) -> bool:
         """Whether a difference is allowed; one that is not a number is not."""
         told = recipe.scheduler, recipe.num_inference_steps, recipe.width, recipe.height
-        clips = self.model.adapter.trajectory(*told).alone is not None
-        most = LARGEST_WHERE_IT_CLIPS if clips else LARGEST_LATENT_DIFFERENCE
+        grows = self.model.adapter.trajectory(*told).alone is not None or recipe.scheduler.startswith("heun:beta")
+        most = LARGEST_WHERE_BITS_GROW if grows else LARGEST_LATENT_DIFFERENCE
         return of_pixels <= LARGEST_PIXEL_DIFFERENCE and of_latents <= most
 
     def reference(self, recipe: Recipe) -> Picture:
