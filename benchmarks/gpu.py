@@ -4,17 +4,19 @@
     python -m benchmarks.gpu --architecture sd15 --sections work --work W3 --contestants B1 engine
     python -m benchmarks.gpu --architecture tiny --device cpu
 
-Needs torch, diffusers, transformers and Pillow. Sections run in the order given: ``table`` (calls of the denoiser by
-rows, dtype and compile), ``stages`` (where the time goes), ``parity`` (pictures against the stock pipeline),
-``invariance`` (a picture does not depend on its neighbours) and ``work`` (against what people write today: B0 a loop,
-B1 batches, B2 compiled batches). What does not fit into memory is said and passed over; when the time is used up,
-nothing new starts.
+Needs torch, diffusers, transformers and Pillow. Sections run in the order of what decides, Stable Diffusion XL first:
+``table`` (calls of the denoiser by rows, dtype and compile), ``attention`` (by torch's kernels), ``decoder``, ``work``
+(against what people write today: B0 a loop, B1 batches, B2 compiled batches), ``waits`` (30 steps while torch raises
+for every wait), ``processes`` (two processes, the same bytes), ``stages`` (where the time goes), ``parity`` (against the
+stock pipeline) and ``invariance`` (an image does not depend on its neighbours). What does not fit into memory is said
+and passed over; when the time is used up, nothing new starts. The figures are saved after every row.
 """
 
 import argparse
 import gc
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ from benchmarks.architectures import ARCHITECTURES, SEED, build
 from benchmarks.figures import Figures, Row
 from benchmarks.sections import SECTIONS
 from benchmarks.subject import COMPILED, COMPILED_ENGINE, CONTESTANTS, ENGINE, Settings, Subject
+from pipeline.rendering.determinism import set_up_process
 from pipeline.rendering.loading import DTYPES
 
 GOALS = (
@@ -43,7 +46,7 @@ GOALS = (
 _STEPS_OF_GOALS = 20
 
 TABLE_ROWS: Mapping[str, tuple[int, ...]] = {"sd15": (8, 16, 32, 64), "sdxl": (4, 8, 16, 32), "tiny": (2, 4)}
-TASKS: Mapping[str, int] = {"sd15": 120, "sdxl": 30, "tiny": 12}
+TASKS: Mapping[str, int] = {"sd15": 120, "sdxl": 48, "tiny": 12}
 """Images per run."""
 BY_DEVICE: Mapping[str, Mapping[str, Any]] = {
     "cuda": {"dtype": ["bfloat16"], "compile": True, "steps": [10, 20, 50], "pairs": 2, "loop_tasks": 16, "seconds": 2},
@@ -55,7 +58,7 @@ BY_DEVICE: Mapping[str, Mapping[str, Any]] = {
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = options.add_argument
-    add("--architecture", nargs="+", choices=list(ARCHITECTURES), default=["sd15", "sdxl"])
+    add("--architecture", nargs="+", choices=list(ARCHITECTURES), default=["sdxl", "sd15"])
     add("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
     add("--device", choices=list(BY_DEVICE), default="cuda" if torch.cuda.is_available() else "cpu")
     add("--dtype", nargs="+", choices=list(DTYPES), help="all in the table, the first in the other sections")
@@ -76,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     add("--roof-tflops", type=float, help="of the device; else a bfloat16 product of large matrices is timed")
     add("--threads", type=int, default=1, help="CPU threads, on a CPU")
     add("--models", type=Path, help="folder to keep the models in, and to take those from that are there")
-    add("--budget-s", type=float, default=480, help="seconds after which nothing new starts")
+    add("--budget-s", type=float, default=720, help="seconds after which nothing new starts")
     add("--json", type=Path, help="file for all figures")
     return options
 
@@ -117,21 +120,33 @@ def about(given: argparse.Namespace) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "seed": SEED,
         "roof TFLOP/s": round(given.roof_tflops, 2),
+        "clock, power, limit, temperature": clock_and_power() if gpu else None,
     }
 
 
-def matmul_tflops(device: str) -> float:
-    """Of a bfloat16 product of random matrices, the median of 20."""
+def matmul_tflops(device: str, seconds: float) -> float:
+    """Of a bfloat16 product of large random matrices, the median over so many seconds."""
     side = 8192 if device == "cuda" else 512
     left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    times = []
-    for _ in range(25):
+    times, ends = [], time.perf_counter() + seconds
+    while len(times) < 25 or time.perf_counter() < ends:
         began = time.perf_counter()
         left @ right
         if device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
     return 2 * side**3 / median(times[5:]) / 1e12
+
+
+def clock_and_power() -> str | None:
+    """What the driver says of the device right now; None where nobody can be asked."""
+    query = "clocks.sm,power.draw,power.limit,temperature.gpu"
+    try:
+        asked = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip().splitlines()[0]
 
 
 def goals(given: argparse.Namespace, figures: Figures) -> list[Row]:
@@ -190,6 +205,7 @@ def main() -> None:
     options = parser()
     options.set_defaults(**BY_DEVICE[options.parse_known_args()[0].device])
     given = options.parse_args()
+    set_up_process()
     for kit in (diffusers.utils.logging, transformers.utils.logging):
         kit.disable_progress_bar()
     if given.compile:
@@ -197,7 +213,7 @@ def main() -> None:
         torch._dynamo.config.recompile_limit = 64
     if given.device == "cpu":
         torch.set_num_threads(given.threads)
-    given.roof_tflops = given.roof_tflops or matmul_tflops(given.device)
+    given.roof_tflops = given.roof_tflops or matmul_tflops(given.device, 5.0 if given.device == "cuda" else 0.0)
     facts = about(given)
     print("; ".join(f"{name} {fact}" for name, fact in facts.items() if fact is not None), flush=True)
     figures = Figures(given.json, given.budget_s, about=facts, options={k: str(v) for k, v in vars(given).items()})

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.architectures import SEED
+from benchmarks.device_sections import attention, decoder, processes, waits
 from benchmarks.figures import Figures, Row
 from benchmarks.stock import Contestant, seconds
 from benchmarks.subject import COMPILED_ENGINE, ENGINE, EngineWithFiles, Subject, compiled_too, images_per_call, warm_up
@@ -238,8 +239,13 @@ def _ratio(rates: Sequence[float], rivals: Sequence[float]) -> float | None:
 
 SECTIONS: Mapping[str, Callable[[Subject, Figures], None]] = {
     "table": table,
+    "attention": attention,
+    "decoder": decoder,
+    "work": works,
+    "waits": waits,
+    "processes": processes,
     "stages": stages,
     "parity": parity,
     "invariance": invariance,
-    "work": works,
 }
+"""In the order of what decides."""

@@ -102,7 +102,7 @@ class Subject:
         self.dtype = settings.dtypes[0]
         self.rows = settings.engine_rows or self._auto_rows()
         """Of the engine."""
-        self._folder = folder
+        self.folder = folder
         self._models: dict[bool, LoadedModel] = {}
         self._contestants: dict[str, Contestant] = {}
 
@@ -111,9 +111,19 @@ class Subject:
         memory = None if on_cpu else torch.cuda.get_device_properties(self.settings.device).total_memory
         return auto_rows(FAMILIES[self.architecture.class_name], self.side, self.side, self.dtype, memory)
 
+    @classmethod
+    def of_folder(cls, name: str, folder: Path, *, dtype: str, device: str, rows: int) -> "Subject":
+        """A subject with settings that matter for rendering alone."""
+        settings = Settings(
+            device=device, dtypes=(dtype,), compile=True, scheduler="euler", steps=(4, 4, 7), table_rows=(),
+            compiled_rows=(), engine_rows=rows, seconds=0.0, tasks=0, loop_tasks=0, parity_tasks=0, pairs=0, batch=None,
+            work=(), contestants=(), roof_tflops=0.0,
+        )  # fmt: skip
+        return cls(name, folder, settings)
+
     def loaded(self, dtype: str) -> LoadedModel:
         """The model anew, without ``compile``."""
-        return load_model(self._folder, dtype=dtype, device=self.settings.device)
+        return load_model(self.folder, dtype=dtype, device=self.settings.device)
 
     def model(self, compiled: bool) -> LoadedModel:
         """The engine's model; both have the same weights in memory."""
@@ -129,7 +139,7 @@ class Subject:
         return self._contestants[name]
 
     def _load(self, name: str) -> Contestant:
-        stock = (self._folder, self.architecture.class_name, self.dtype, self.settings.device)
+        stock = (self.folder, self.architecture.class_name, self.dtype, self.settings.device)
         if name == "B0":
             return Loop(*stock)
         if name in (ENGINE, COMPILED_ENGINE):

@@ -31,12 +31,14 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_every_section_is_printed_and_kept(measured: dict[str, Any]) -> None:
     assert list(measured["tables"]) == [
-        f"tiny {name}" for name in ("denoiser", "stages", "parity", "invariance", "work")
+        f"tiny {name}"
+        for name in ("denoiser", "attention", "decoder", "work", "waits", "processes", "stages", "parity", "invariance")
     ]
     for title, rows in measured["tables"].items():
         assert f"\n{title}\n" in measured["stdout"]
         assert rows
-        assert not [row for row in rows if "note" in row]
+        # A CPU has not all kernels for attention.
+        assert title == "tiny attention" or not [row for row in rows if "note" in row]
     assert {"machine", "torch", "diffusers", "transformers", "seed"} <= measured["about"].keys()
     assert measured["left_out"] == []
 
@@ -46,7 +48,7 @@ def test_the_times_make_sense(measured: dict[str, Any]) -> None:
         assert row["evaluations/s"] == pytest.approx(4e3 / row["ms/call"])
     for row in measured["tables"]["tiny stages"]:
         assert row["images/s"] > 0
-        assert 0 < row["encode s"] + row["denoise s"] + row["decode s"] <= row["waiting s"]
+        assert min(row["encode s"], row["denoise s"], row["decode s"]) > 0
         assert row["real rows"] == 1
     works = measured["tables"]["tiny work"]
     assert {row["contestant"] for row in works} == {"B0", "B1", "B2", "engine", "compiled"}
@@ -63,6 +65,17 @@ def test_pictures_are_those_of_the_stock_pipeline(measured: dict[str, Any]) -> N
         assert rows[name]["as required"]
         assert rows[name]["largest /255"] <= 1
     assert rows["B0"]["contrast /255"] > 10
+
+
+def test_two_processes_give_the_same_bytes(measured: dict[str, Any]) -> None:
+    (row,) = measured["tables"]["tiny processes"]
+    assert row["images"] == 5
+    assert row["byte-equal"]
+
+
+def test_the_decoder_and_the_steps_are_timed(measured: dict[str, Any]) -> None:
+    assert [row["rows"] for row in measured["tables"]["tiny decoder"]] == [1, 2, 4, 8] * 2
+    assert all(row["host ms/step"] > 0 for row in measured["tables"]["tiny waits"])
 
 
 def test_neighbours_change_no_byte(measured: dict[str, Any]) -> None:
