@@ -5,11 +5,19 @@
     python -m benchmarks.gpu --architecture tiny --device cpu
 
 Needs torch, diffusers, transformers and Pillow. Sections run in the order of what decides, Stable Diffusion XL first:
-``table`` (calls of the denoiser by rows, dtype and compile), ``attention`` (by torch's kernels), ``decoder``, ``work``
-(against what people write today: B0 a loop, B1 batches, B2 compiled batches), ``waits`` (30 steps while torch raises
-for every wait), ``processes`` (two processes, the same bytes), ``stages`` (where the time goes), ``parity`` (against the
-stock pipeline) and ``invariance`` (an image does not depend on its neighbours). What does not fit into memory is said
-and passed over; when the time is used up, nothing new starts. The figures are saved after every row.
+
+``table``       calls of the denoiser by rows, dtype and compile
+``attention``   the same by torch's kernels
+``decoder``     images decoded per second
+``work``        against what people write today: B0 a loop, B1 batches, B2 compiled batches
+``waits``       30 steps while torch raises an error for every wait
+``processes``   two processes, the same bytes
+``stages``      where the time goes
+``parity``      against the stock pipeline
+``invariance``  an image does not depend on its neighbours
+
+What does not fit into memory is said and passed over; when the time is used up, nothing new starts. The figures are
+saved after every row.
 """
 
 import argparse
@@ -128,7 +136,8 @@ def matmul_tflops(device: str, seconds: float) -> float:
     """Of a bfloat16 product of large random matrices, the median over so many seconds."""
     side = 8192 if device == "cuda" else 512
     left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    times, ends = [], time.perf_counter() + seconds
+    times: list[float] = []
+    ends = time.perf_counter() + seconds
     while len(times) < 25 or time.perf_counter() < ends:
         began = time.perf_counter()
         left @ right
