@@ -50,8 +50,16 @@ def calibrate(
     name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {given.workers.cpus} thread(s)"
     compiled = device == "cuda" if given.render.compile == "auto" else given.render.compile
     source = prepared.source.pinned()
-    dtype = resolved_dtype(given.model.dtype, source.folder(), gpus=device == "cuda")
-    loaded = load_model(source.folder(), dtype=dtype, device=device, loras=source.lora_files(), compiled=compiled)
+    precision = given.model.precision
+    dtype = resolved_dtype(given.model.dtype, source.folder(), gpus=device == "cuda", precision=precision)
+    loaded = load_model(
+        source.folder(),
+        dtype=dtype,
+        device=device,
+        loras=source.lora_files(),
+        compiled=compiled,
+        precision=precision,
+    )
     best, told = [], []
     for width, height in prepared.count.sizes:
         say(f"{source.model_id}, {width}x{height} px, {dtype}{', compiled' if compiled else ''}, {name}")

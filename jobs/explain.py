@@ -119,6 +119,7 @@ def _facts(store: ObjectStore, run: Run, row: Mapping[str, Any], body: bytes | N
         **{name: plain_json(row[name]) for name in METADATA_SCHEMA.names},
         "extra": plain_json(extras),
         "model_revision": run.model_revision,
+        "precision": run.constants.precision,
         "versions": dict(run.numerics.versions),
         "same_bytes": None if body is None or row["file_sha256"] is None else _digest(body) == row["file_sha256"],
         "again": command_of(run, row, f"renders/again-{row['task_id'][:8]}"),
@@ -137,7 +138,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
         "prompt": facts["prompt"],
         "negative": facts["negative_prompt"],
         "recipe": _recipe(facts),
-        "model": f"{facts['model_id']}{_at(facts['model_revision'])}, {facts['dtype']}, "
+        "model": f"{facts['model_id']}{_at(facts['model_revision'])}, {_dtype(facts)}, "
         f"fingerprint {facts['model_fingerprint']}",
         "asked by": f"{facts['manifest_file']}, row {facts['manifest_row']}, prompt_id {facts['prompt_id']}",
         "columns": json.dumps(facts["extra"], ensure_ascii=False) if facts["extra"] else None,
@@ -153,6 +154,10 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     if facts["same_bytes"] is False:
         yield "warning    this file does not have the bytes that the run has committed"
     yield f"again      {facts['again']}"
+
+
+def _dtype(facts: Mapping[str, Any]) -> str:
+    return f"{facts['dtype']} and {facts['precision']}" if facts["precision"] else str(facts["dtype"])
 
 
 def _recipe(facts: Mapping[str, Any]) -> str:

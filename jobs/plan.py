@@ -56,7 +56,7 @@ def _as_text(facts: dict[str, Any], no_effect: NoEffect, *, priced: bool) -> str
     sweep, committed = facts["sweep"], facts["images_committed"]
     lines = [
         ("manifest", _rows_text(facts)),
-        ("model", f"{facts['model']}, dtype {facts['dtype']}"),
+        ("model", f"{facts['model']}, dtype {facts['dtype']}{' and fp8' if facts['precision'] else ''}"),
         ("sweep", _sweep_text(sweep)),
     ]
     if sweep["replaced_by_columns"]:

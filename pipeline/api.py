@@ -154,7 +154,8 @@ def _loaded(prepared: Prepared, device: str | None) -> "tuple[Renderer, Judge, S
         torch.set_num_threads(prepared.job.workers.cpus)
     on_gpu, render_section = device != "cpu", prepared.job.render
     model = find_model(prepared, None, cache_folder(), lambda _: None)
-    dtype = resolved_dtype(prepared.job.model.dtype, model.folder, gpus=on_gpu)
+    wanted = prepared.job.model
+    dtype = resolved_dtype(wanted.dtype, model.folder, gpus=on_gpu, precision=wanted.precision)
     memory = torch.cuda.get_device_properties(device).total_memory if on_gpu else None
     fixed = None if render_section.rows == "auto" else render_section.rows
     renderer = load_renderer(
@@ -164,7 +165,8 @@ def _loaded(prepared: Prepared, device: str | None) -> "tuple[Renderer, Judge, S
         rows=BatchRows(fixed=fixed, family=prepared.model.family, dtype=dtype, device_bytes=memory),
         loras=model.source.lora_files(),
         compiled=render_section.compile is True,
-        call=prepared.job.model.call,
+        call=wanted.call,
+        precision=wanted.precision,
     )
     drop = render_section.safety_checker == "drop"
     judge = load_judge(model.folder, checked=model.source.checked, drop=drop, dtype=dtype, device=device)

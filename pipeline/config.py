@@ -57,6 +57,8 @@ class ModelSection(_Section):
     dtype: Annotated[
         Literal["auto", "float32", "float16", "bfloat16"], _allowed("auto, float32, float16 or bfloat16")
     ] = "auto"
+    precision: Annotated[Literal["fp8"] | None, _allowed("fp8, or null")] = None
+    """Number format of the denoiser's larger linear layers; null: ``dtype``."""
     loras: Annotated[
         tuple[LoraSection, ...], Field(strict=False), _allowed("a list of {id, weight, file, revision}")
     ] = ()

@@ -35,12 +35,16 @@ class RunConstants:
     call: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the stock pipeline; an empty one does not enter the digest."""
     recipe_version: int = RECIPE_VERSION
+    precision: str | None = None
+    """``fp8`` where layers of the denoiser compute in float8; None does not enter the digest."""
 
     def digest(self) -> bytes:
         """Return the blake2b-128 of the constants as strict JSON with sorted keys and no spaces, 16 bytes."""
         constants = asdict(self)
         if not self.call:
             del constants["call"]
+        if self.precision is None:
+            del constants["precision"]
         text = dumps(constants, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return blake2b(text.encode("ascii"), digest_size=ID_BYTES, person=b"darkroom.run.1").digest()
 

@@ -107,6 +107,7 @@ def describe(prepared: Prepared, figures: Figures) -> dict[str, Any]:
         "output": prepared.job.output.uri,
         "model": prepared.source.model_id,
         "dtype": figures.run.constants.dtype if figures.run else prepared.job.model.dtype,
+        "precision": prepared.job.model.precision,
         "prompt_rows": counted.rows,
         "rejected_rows": len(prepared.rejected_rows),
         "repeats_looked_for": counted.compared,

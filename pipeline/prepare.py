@@ -25,6 +25,7 @@ from pipeline.manifest.wide_seeds import sweep_warnings
 from pipeline.model.facts import ModelFacts, read_facts
 from pipeline.model.files import has_checker
 from pipeline.model.own_scheduler import otherwise_read
+from pipeline.model.precision import check_job, check_layers
 from pipeline.model.resolve import LoraSource, ModelSource
 from pipeline.model.windows import Windows
 from pipeline.output.layout import Packing
@@ -103,6 +104,7 @@ class Prepared:
             dtype=dtype,
             scheduler_config={**self.model.scheduler_config, **self.model.own_scheduler.reading},
             call=self.job.model.call,
+            precision=self.job.model.precision,
         )
 
 
@@ -117,6 +119,7 @@ def prepare(job: Job, *, skip_bad_rows: bool = False, cache_folder: Path | None 
     folder = source.folder(weights=False)
     model = read_facts(folder, single=bool(job.model.call))
     source.check(folder)
+    _check_precision(job, model, source, folder)
     _check_checker(job, folder)
     axes = _axes(job, model)
     manifest = open_manifest(job.manifest, columns=job.manifest_columns, rules=_rules(job, model), s3=s3_settings(job))
@@ -203,9 +206,10 @@ def s3_settings(job: Job) -> S3Settings:
     return S3Settings(endpoint_url=job.s3.endpoint_url, region=job.s3.region, addressing_style=job.s3.addressing_style)
 
 
-def library_versions() -> Mapping[str, str]:
+def library_versions(precision: str | None = None) -> Mapping[str, str]:
     """Of what computes pixels."""
-    return {name: version(name) for name in ("torch", "diffusers", "transformers")}
+    names = ("torch", "diffusers", "transformers", *(("torchao",) if precision else ()))
+    return {name: version(name) for name in names}
 
 
 def _source(job: Job, cache_folder: Path | None) -> ModelSource:
@@ -227,6 +231,13 @@ def _check_checker(job: Job, folder: Path) -> None:
             value="drop",
             allowed="flag or off for this model",
         )
+
+
+def _check_precision(job: Job, model: ModelFacts, source: ModelSource, folder: Path) -> None:
+    if job.model.precision is not None:
+        check_job(model, dtype=job.model.dtype, gpus=job.workers.gpus)
+        if source.here:
+            check_layers(folder)
 
 
 def _rules(job: Job, model: ModelFacts) -> RowRules:

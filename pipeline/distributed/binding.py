@@ -12,6 +12,7 @@ from pipeline.model.check import check_files
 from pipeline.model.facts import resolved_dtype
 from pipeline.model.fingerprint import DigestCache, fingerprint
 from pipeline.model.lora import check_loras
+from pipeline.model.precision import check_layers, no_gpu
 from pipeline.model.resolve import ModelSource
 from pipeline.output.run import (
     NumericsProfile,
@@ -48,6 +49,8 @@ def find_model(prepared: Prepared, known: Run | None, cache_folder: Path, tell: 
     source = source.pinned()
     folder = source.folder()
     check_files(folder, checked=source.checked)
+    if prepared.job.model.precision is not None:
+        check_layers(folder)
     tell(f"checking the files of {source.model_id}")
     loras = source.lora_files()
     check_loras([path for path, _ in loras], folder)
@@ -75,7 +78,14 @@ def bind(
         check_run(met, prepared, store.uri, model.fingerprint)
         known = met
     wanted = prepared.job.model.dtype
-    dtype = known.constants.dtype if known else resolved_dtype(wanted, model.folder, gpus=bool(pool.gpus))
+    precision = prepared.job.model.precision
+    if precision is not None and not pool.gpus:
+        raise no_gpu("workers.gpus", f"{prepared.job.workers.gpus}, and there is no GPU")
+    dtype = (
+        known.constants.dtype
+        if known
+        else resolved_dtype(wanted, model.folder, gpus=bool(pool.gpus), precision=precision)
+    )
     numerics = _numerics(known, prepared, pool, device)
     if known is not None:
         differences = numerics_warnings(known, numerics)
@@ -131,7 +141,7 @@ def _numerics(known: Run | None, prepared: Prepared, pool: Pool, device: Device)
         compiled=compiled,
         threads=pool.cpus,
         device=device.name,
-        versions=library_versions(),
+        versions=library_versions(prepared.job.model.precision),
         device_bytes=known.numerics.device_bytes if known else device.memory_bytes,
         engine=ENGINE,
         **SETTINGS,

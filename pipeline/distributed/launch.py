@@ -236,6 +236,7 @@ class _Launch:
             rows=run.batch_rows(self._prepared.model.family),
             compiled=run.numerics.compiled,
             call=run.constants.call,
+            precision=run.constants.precision,
             threads=pool.cpus,
             cache_folder=in_any_home(self._options.cache_folder),
             launch_id=launch_id,

@@ -73,7 +73,8 @@ def rerender(store: ObjectStore, number: int, cache_folder: Path, tell: Tell) ->
     name = device_name(device)
     # What was compiled for a GPU need not be on a CPU, which may have no compiler.
     compiled = run.numerics.compiled and (run.numerics.device == "cpu") == (device == "cpu")
-    now = replace(run.numerics, device=name, compiled=compiled, versions=library_versions(), engine=ENGINE, **SETTINGS)
+    versions = library_versions(run.constants.precision)
+    now = replace(run.numerics, device=name, compiled=compiled, versions=versions, engine=ENGINE, **SETTINGS)
     differences = numerics_warnings(run, now)
     for warning in differences:
         tell(f"warning: {warning}")
@@ -115,6 +116,7 @@ def _load(run: Run, numerics: NumericsProfile, device: str, cache_folder: Path) 
         loras=files,
         compiled=numerics.compiled,
         call=run.constants.call,
+        precision=run.constants.precision,
         as_once_read=facts.own_scheduler.read_otherwise(run.constants.scheduler_config),
     )
 

@@ -63,6 +63,8 @@ class WorkerSpec:
     """Workers that have to fetch the model begin somewhen within this time, not all at once."""
     fetch_patience_s: float = 300.0
     """So long a worker asks for a model that does not come; then its process ends."""
+    precision: str | None = None
+    """``fp8``, or None."""
     drop_flagged: bool = False
     """An image that the model's safety checker flags is a failure; it is loaded where ``model`` says so."""
     board: Any = None

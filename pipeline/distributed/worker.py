@@ -188,6 +188,7 @@ class RenderWorker:
             loras=loras,
             compiled=spec.compiled,
             call=spec.call,
+            precision=spec.precision,
         )
 
     async def __call__(self, block: pa.Table) -> pa.Table:

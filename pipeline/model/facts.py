@@ -133,10 +133,15 @@ def weights_dtype(model_folder: Path) -> str:
     return _HEADER_DTYPES[name]
 
 
-def resolved_dtype(wanted: str, model_folder: Path, *, gpus: bool) -> str:
-    """What ``auto`` means: float32 without GPUs, else the weights' own half dtype, else bfloat16; of any GPU."""
+def resolved_dtype(wanted: str, model_folder: Path, *, gpus: bool, precision: str | None = None) -> str:
+    """What ``auto`` means: float32 without GPUs, else the weights' own half dtype, else bfloat16; of any GPU.
+
+    With a ``precision`` it means bfloat16.
+    """
     if wanted != "auto":
         return wanted
+    if precision is not None:
+        return "bfloat16"
     if not gpus:
         return "float32"
     stored = weights_dtype(model_folder)

@@ -42,6 +42,7 @@ def _model(run: Run) -> Iterator[str]:
         "model.dtype": run.constants.dtype,
         "model.loras": run.job.get("model", {}).get("loras"),
         "model.call": run.constants.call,
+        "model.precision": run.constants.precision,
         # Where the model was loaded without its checker it may be one that is refused, or much to fetch.
         "render.safety_checker": "off" if run.job.get("render", {}).get("safety_checker") == "off" else None,
     }

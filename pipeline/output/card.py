@@ -130,6 +130,7 @@ def _text(run: Run, images: Mapping[str, Table], failed: int, head: dict[str, An
         "revision": run.model_revision,
         "fingerprint": run.constants.model_fingerprint,
         "dtype": run.constants.dtype,
+        **({"precision": run.constants.precision} if run.constants.precision else {}),
         **_prompts(images),
         **{axis: _values(few(chain(*(table.values[axis] for table in images.values())))) for axis in AXES},
     }

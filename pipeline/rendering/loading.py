@@ -20,6 +20,7 @@ from pipeline.model.trust import LIBRARIES, check_class, check_part
 from pipeline.model.vocabulary import require_vocabulary
 from pipeline.rendering.adapter import Adapter
 from pipeline.rendering.loras import UNUSABLE, fuse_loras
+from pipeline.rendering.precision import check_float8, quantize
 from pipeline.rendering.timetables import KeptConfiguration, ModelSchedulers
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -60,15 +61,19 @@ def load_model(
     loras: Sequence[tuple[Path, float]] = (),
     compiled: bool = False,
     as_once_read: bool = False,
+    precision: str | None = None,
 ) -> LoadedModel:
     """Load a model in diffusers format from safetensors; nothing is downloaded, no code of the model is run.
 
     ``loras`` are fused into the weights, each with its factor.
     ``compiled``: the denoiser is compiled for each picture size when it first comes, minutes on a GPU.
+    ``precision``: fp8 quantizes layers of the denoiser, on a GPU that can compute with them.
     Raises ``ModelError`` for a class that is not supported, and for weights that are missing, pickled, incomplete
     or of other shapes than the configuration says.
     """
     facts = read_facts(folder)
+    if precision is not None:
+        check_float8(dtype, device)
     stock = load_stock(folder, facts, dtype=dtype, device=device, loras=loras)
     adapter_class = _adapter_class(facts.family.name)
     for name in adapter_class.modules:
@@ -76,6 +81,8 @@ def load_model(
             raise ModelError("a part of the model is missing", where=str(folder / "model_index.json"), value=name)
     if device != "cpu":
         lay_out_for_gpus(stock)
+    if precision is not None:
+        quantize(getattr(stock, adapter_class.denoiser_name))
     adapter = adapter_class(
         stock=stock,
         family=facts.family,

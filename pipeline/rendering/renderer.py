@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.model.facts import read_facts
+from pipeline.model.precision import not_batched
 from pipeline.model.rows import BatchRows
 from pipeline.recipe import RenderTask
 from pipeline.rendering.counters import EngineCounters
@@ -50,6 +51,7 @@ def load_renderer(
     compiled: bool = False,
     call: Mapping[str, Any] | None = None,
     as_once_read: bool = False,
+    precision: str | None = None,
 ) -> Renderer:
     """Load a model to render with. ``rows`` of the denoiser's batch are for all pictures, or by width and height (px).
 
@@ -63,8 +65,17 @@ def load_renderer(
     facts = read_facts(folder, single=bool(call))
     if not facts.family.single:
         model = load_model(
-            folder, dtype=dtype, device=device, loras=loras, compiled=compiled, as_once_read=as_once_read
+            folder,
+            dtype=dtype,
+            device=device,
+            loras=loras,
+            compiled=compiled,
+            as_once_read=as_once_read,
+            precision=precision,
         )
+        return Engine(model, rows)
+    if precision is not None:
+        raise not_batched(facts.class_name)
         decoder_dtype = dtype if model.adapter.half_decoder else "float32"
         decode_rows = partial(rows.decoding, dtype=decoder_dtype) if isinstance(rows, BatchRows) else None
         return Engine(model, rows, decode_rows=decode_rows)
