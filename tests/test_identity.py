@@ -48,11 +48,12 @@ def made_vectors() -> dict[str, str]:
 def test_published_vectors() -> None:
     """Changing any of these makes every existing run render everything again."""
     text = (Path(__file__).parent.parent / "docs" / "identity.md").read_text()
-    vectors, unlimited = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.S))
+    vectors, unlimited, float8 = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.S))
     assert vectors == made_vectors()
     config = {"lambda_min_clipped": -math.inf, "trained_betas": [math.inf, math.nan]}
     digest = replace(CONSTANTS, scheduler_config=config).digest().hex()
     assert unlimited == {"run digest": digest}
+    assert float8 == {"run digest": replace(CONSTANTS, dtype="bfloat16", precision="fp8").digest().hex()}
 
 
 def test_numbers_that_are_not_finite_by_hand() -> None:

@@ -73,12 +73,11 @@ def load_renderer(
             as_once_read=as_once_read,
             precision=precision,
         )
-        return Engine(model, rows)
-    if precision is not None:
-        raise not_batched(facts.class_name)
         decoder_dtype = dtype if model.adapter.half_decoder else "float32"
         decode_rows = partial(rows.decoding, dtype=decoder_dtype) if isinstance(rows, BatchRows) else None
         return Engine(model, rows, decode_rows=decode_rows)
+    if precision is not None:
+        raise not_batched(facts.class_name)
     stock = load_stock(folder, facts, dtype=dtype, device=device, loras=loras)
     schedulers = schedulers_of(stock, facts, as_once_read=as_once_read)
     return SingleEngine(stock, schedulers=schedulers, device=device, call=call or {})

@@ -1,16 +1,22 @@
 """Float8 layers: which they are, one scale per row of a matrix, small errors, no influence of neighbours."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.config import load_job
 from pipeline.errors import JobFileError, ModelError
 from pipeline.model.precision import check_layers, takes_float8
+from pipeline.prepare import prepare
 from pipeline.rendering.engine import Engine
 from pipeline.rendering.loading import DTYPES, LoadedModel, lay_out_for_gpus, load_model
 from pipeline.rendering.precision import check_float8, float8, float8_layers, quantize
@@ -186,3 +192,25 @@ def test_a_denoiser_without_such_layers_is_refused(tmp_path: Path, epsilon_folde
     check_layers(epsilon_folder)
     with pytest.raises(ModelError, match="no layer of this denoiser"):
         quantize(nn.ModuleDict({"transformer_blocks": nn.Linear(24, 24)}))
+
+
+def plan(folder: Path, **model: Any) -> Any:
+    manifest = folder / "m.parquet"
+    pq.write_table(pa.table({"prompt": ["a cat"]}), manifest)
+    told = {"manifest": str(manifest), "output.uri": str(folder / "out"), "model.precision": "fp8", **model}
+    return prepare(load_job(None, list(told.items()), date(2026, 1, 1)))
+
+
+def test_planning_has_float8_in_its_ids_and_refuses_what_cannot_be(tmp_path: Path, epsilon_folder: Path) -> None:
+    prepared = plan(tmp_path, **{"model.id": str(epsilon_folder)})
+    constants = prepared.constants("f", "bfloat16")
+    assert constants.precision == "fp8"
+    assert constants.digest() != replace(constants, precision=None).digest()
+    refused = {
+        "workers.gpus": ("0", "compute capability"),
+        "model.dtype": ("float32", "cannot be combined with this dtype"),
+        "model.call": ('{"clip_skip": 1}', "one call per image"),
+    }
+    for key, (value, says) in refused.items():
+        with pytest.raises(JobFileError, match=says):
+            plan(tmp_path, **{"model.id": str(epsilon_folder), key: value})
