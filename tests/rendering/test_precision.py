@@ -206,10 +206,10 @@ def test_planning_has_float8_in_its_ids_and_refuses_what_cannot_be(tmp_path: Pat
     constants = prepared.constants("f", "bfloat16")
     assert constants.precision == "fp8"
     assert constants.digest() != replace(constants, precision=None).digest()
-    refused = {
-        "workers.gpus": ("0", "compute capability"),
+    refused: dict[str, tuple[Any, str]] = {
+        "workers.gpus": (0, "compute capability"),
         "model.dtype": ("float32", "cannot be combined with this dtype"),
-        "model.call": ('{"clip_skip": 1}', "one call per image"),
+        "model.call": ({"clip_skip": 1}, "one call per image"),
     }
     for key, (value, says) in refused.items():
         with pytest.raises(JobFileError, match=says):
