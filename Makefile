@@ -44,7 +44,9 @@ $(READY): pyproject.toml constraints.txt
 # What only tests, types and benchmarks need.
 $(DEVELOPMENT): $(READY)
 	@echo "Installing the tools of those who work on Darkroom."
-	$(PIP) install -c constraints.txt datasets duckdb hypothesis jsonschema mypy playwright pytest pytest-xdist ruff sd-parsers torchao types-psutil types-PyYAML webdataset
+	$(PIP) install -c constraints.txt datasets duckdb hypothesis jsonschema mypy playwright pytest pytest-xdist ruff sd-parsers types-psutil types-PyYAML webdataset
+	# Apart: diffusers would import it in every process.
+	$(PIP) install -c constraints.txt --no-deps --upgrade --target $(VENV)/torchao torchao
 	@touch $@
 
 demo: setup

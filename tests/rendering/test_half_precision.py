@@ -21,8 +21,9 @@ from tests.rendering.test_parity import KINDS, Kind
 
 Means = dict[str, tuple[float, float]]
 """By scheduler: the mean difference from float32 over the pixels (of 255) of its cases, ours and stock's."""
-NO_WORSE = 1.05
-"""The largest ratio of our mean difference, over all schedulers, to stock's."""
+NO_WORSE, NO_WORSE_OF_FEW = 1.05, 1.25
+"""The largest ratio of our mean difference, over all schedulers, to stock's; and with fewer than ten cases, where
+chance decides more."""
 
 
 class Differences:
@@ -106,9 +107,10 @@ def test_we_are_as_near_to_float32_as_stock(name: str, dtype: str, tmp_path: Pat
     """The cases of the parity test; in float16, in which CPUs are slow, every third."""
     kind, exact = kind_in(dtype, name, tmp_path / "half"), kind_in("float32", name, tmp_path / "float32")
     cases = [case for case in kind.cases() if stock_can(name, case.recipe)]
-    means = compare(kind, exact, dtype, cases[:: 3 if dtype == "float16" else 1], pytestconfig)
+    some = cases[::3] if dtype == "float16" and len(cases) >= 10 else cases
+    means = compare(kind, exact, dtype, some, pytestconfig)
     ours, stock = overall(means)
-    assert ours <= NO_WORSE * stock, means
+    assert ours <= (NO_WORSE if len(some) >= 10 else NO_WORSE_OF_FEW) * stock, means
 
 
 def stock_can(name: str, recipe: Recipe) -> bool:

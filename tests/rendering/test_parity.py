@@ -104,7 +104,10 @@ class Kind:
     def cases(self) -> list[RenderTask]:
         """Some of them: of kind, scheduler, option and setting each pair that can be, at least once over all kinds."""
         turn, settings = list(KINDS).index(self.name), list(SETTINGS.values())
-        plain = [(name, settings[(turn + n) % len(settings)]) for n, name in enumerate(self.schedulers())]
+        schedulers = self.schedulers()
+        plain = [(name, settings[(turn + n) % len(settings)]) for n, name in enumerate(schedulers)]
+        if len(schedulers) == 1:
+            plain = [(schedulers[0], setting) for setting in settings]
         options = self.with_options()[turn % 4 :: 4]
         return self._possible(
             [*plain, *((text, settings[(turn + n) % len(settings)]) for n, text in enumerate(options))]

@@ -1,6 +1,7 @@
 """Float8 layers: which they are, one scale per row of a matrix, small errors, no influence of neighbours."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from pipeline.config import load_job
 from pipeline.errors import JobFileError, ModelError
-from pipeline.model.precision import check_layers, takes_float8
+from pipeline.model.precision import check_installed, check_layers, takes_float8
 from pipeline.prepare import prepare
 from pipeline.rendering.engine import Engine
 from pipeline.rendering.loading import DTYPES, LoadedModel, lay_out_for_gpus, load_model
@@ -24,6 +25,8 @@ from pipeline.rendering.renderer import load_renderer
 from tests.rendering.tasks import mixed_tasks, pixels_by_id
 from tests.tiny_models import flux, pixart, stable_diffusion, stable_diffusion_3, stable_diffusion_xl
 
+TORCHAO = Path(sys.prefix) / "torchao"
+"""Where ``make test`` installs it, apart from all other packages: diffusers would import it in every process."""
 E4M3_MAX = 448.0
 FEED_FORWARD = {"ff.net.0.proj", "ff.net.2"}
 ATTENTION = {f"attn1.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")}
@@ -31,6 +34,13 @@ CROSS = {name.replace("attn1", "attn2") for name in ATTENTION}
 JOINT = {"attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.add_q_proj", "attn.add_k_proj",
          "attn.add_v_proj", "attn.to_add_out", *FEED_FORWARD, "ff_context.net.0.proj", "ff_context.net.2"}  # fmt: skip
 LAST_JOINT = JOINT - {"attn.to_add_out", "ff_context.net.0.proj", "ff_context.net.2"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def torchao_importable() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(TORCHAO)
+        yield
 
 
 def by_hand(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,6 +209,13 @@ def plan(folder: Path, **model: Any) -> Any:
     pq.write_table(pa.table({"prompt": ["a cat"]}), manifest)
     told = {"manifest": str(manifest), "output.uri": str(folder / "out"), "model.precision": "fp8", **model}
     return prepare(load_job(None, list(told.items()), date(2026, 1, 1)))
+
+
+def test_what_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [place for place in sys.path if place != str(TORCHAO)])
+    monkeypatch.delitem(sys.modules, "torchao", raising=False)
+    with pytest.raises(JobFileError, match=r"pip install 'darkroom\[fp8\]'"):
+        check_installed()
 
 
 def test_planning_has_float8_in_its_ids_and_refuses_what_cannot_be(tmp_path: Path, epsilon_folder: Path) -> None:
