@@ -30,8 +30,10 @@ LARGEST_LATENT_DIFFERENCE = 1e-4
 """Per standard deviation: a trained model's latents have unit variance, those of random models up to fifty."""
 LARGEST_WHERE_BITS_GROW = 3e-4
 """Where a scheduler clips the clean latent it predicts, as DDIM of the tiny PixArt does: that multiplies differences of
-the network's last bits in a batch of another size. And for ``heun:beta``, whose stock steps divide a rounded difference
-by a sigma of 0.01: against float64 stock is 8e-5 off with a smooth network, a table 3e-7."""
+the network's last bits in a batch of another size. And for ``DIVIDING``."""
+DIVIDING = ("heun:beta", "kdpm2_ancestral:beta")
+"""With the sigmas of PixArt their steps divide a rounded difference by 0.01. Against float64, with a smooth network,
+stock Heun is 8e-5 off and its table 3e-7."""
 LARGEST_PIXEL_DIFFERENCE = 1
 
 KINDS: Mapping[str, Callable[[], Any]] = {
@@ -169,7 +171,7 @@ class Kind:
     def within(self, recipe: Recipe, of_pixels: int, of_latents: float) -> bool:
         """Whether a difference is allowed; one that is not a number is not."""
         told = recipe.scheduler, recipe.num_inference_steps, recipe.width, recipe.height
-        grows = self.model.adapter.trajectory(*told).alone is not None or recipe.scheduler.startswith("heun:beta")
+        grows = self.model.adapter.trajectory(*told).alone is not None or recipe.scheduler.startswith(DIVIDING)
         most = LARGEST_WHERE_BITS_GROW if grows else LARGEST_LATENT_DIFFERENCE
         return of_pixels <= LARGEST_PIXEL_DIFFERENCE and of_latents <= most
 
