@@ -70,7 +70,7 @@ LONGER := tests/cluster/test_leaving.py tests/cluster/test_benchmarks.py
 # The S3 server of the tests has an environment of its own, made once.
 test: lint
 	$(BIN)/python -m tests.servers.swift_install
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder $(LONGER:%=--ignore %)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(LONGER:%=--ignore %)
 
 # Takes up again where it was cut off.
 parity: $(DEVELOPMENT)
