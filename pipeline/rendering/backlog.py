@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.errors import InputError
 from pipeline.model.family import Family
 from pipeline.recipe import Recipe, RenderTask
+from pipeline.schedulers import evaluations
 
 LOOKAHEAD = 64
 """Waiting tasks that are looked at beyond the first."""
@@ -112,10 +113,12 @@ class Backlog:
         )
         if len(fellows) < len(self._waiting):
             return range(len(fellows))
-        return sorted(range(len(fellows)), key=lambda index: -self._cost(fellows[index].task.recipe))
+        return sorted(range(len(fellows)), key=lambda index: -_evaluations(fellows[index].task.recipe))
 
-    def _cost(self, recipe: Recipe) -> float:
-        try:
-            return self._family.cost(recipe)
-        except InputError:  # no such scheduler: the task fails when it starts, in its turn
-            return 0.0
+
+def _evaluations(recipe: Recipe) -> int:
+    """Return how many calls of the denoiser a task stays for; how many rows it takes does not matter for the end."""
+    try:
+        return evaluations(recipe.scheduler, recipe.num_inference_steps)
+    except InputError:  # no such scheduler: the task fails when it starts, in its turn
+        return 0

@@ -50,3 +50,11 @@ def test_the_last_tasks_start_longest_first() -> None:
     backlog.add([task(seed=1, **short), task(seed=2, **long)], grouped=True)
     backlog.add([task(seed=3, **short), task(seed=4, **long), task(seed=5, **twice, scheduler="heun")], grouped=True)
     assert [seed(backlog.take(4, drained=True)) for _ in range(5)] == [1, 2, 5, 4, 3]
+
+
+def test_an_unguided_task_of_more_steps_starts_before_a_guided_one_of_fewer() -> None:
+    backlog = Backlog(FAMILIES["StableDiffusionPipeline"])
+    backlog.add(
+        [task(seed=1, num_inference_steps=13, **GUIDED), task(seed=2, num_inference_steps=25, **UNGUIDED)], grouped=True
+    )
+    assert [seed(backlog.take(4, drained=True)) for _ in range(2)] == [2, 1]
