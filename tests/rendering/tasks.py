@@ -46,6 +46,21 @@ def mixed_tasks() -> list[RenderTask]:
     ]
 
 
+def tasks_of_turning_schedulers() -> list[RenderTask]:
+    """Sixteen tasks whose schedulers take turns, each with other guidance and steps; some schedulers draw noise."""
+    schedulers = ("ddim", "euler_ancestral", "ddpm", "dpmsolver++", "lcm", "unipc", "pndm")
+    return [
+        task(
+            prompt=f"cat {index % 3}",
+            seed=index,
+            guidance_scale=(1.0, 7.5, 3.0, 1.0, 5.0)[index % 5],
+            num_inference_steps=(2, 5, 3, 4)[index % 4],
+            scheduler=schedulers[index % len(schedulers)],
+        )
+        for index in range(16)
+    ]
+
+
 def pixels_by_id(engine: Engine, tasks: Iterable[RenderTask]) -> dict[str, bytes]:
     """Render everything; a failure is an error of the test."""
     pictures = {}

@@ -1,15 +1,17 @@
 """A picture's bytes depend on its recipe alone, not on order, neighbours or how the tasks were handed in."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
 
 from pipeline.recipe import RenderTask
 from pipeline.rendering.engine import Engine
-from pipeline.rendering.loading import LoadedModel
+from pipeline.rendering.loading import LoadedModel, load_model
 from pipeline.rendering.results import Rendered
-from tests.rendering.tasks import mixed_tasks, pixels_by_id, task
-from tests.tiny_models import SIZE_PX
+from pipeline.rendering.timetables import ModelSchedulers
+from tests.rendering.tasks import mixed_tasks, pixels_by_id, task, tasks_of_turning_schedulers
+from tests.tiny_models import SIZE_PX, pixart, save
 
 ROWS = 6
 
@@ -65,3 +67,48 @@ def test_the_seed_decides(epsilon_model: LoadedModel) -> None:
     for scheduler in ("euler", "euler_ancestral"):
         one, other = task(seed=5, scheduler=scheduler), task(seed=6, scheduler=scheduler)
         assert picture(one) == picture(one) != picture(other)
+
+
+@pytest.fixture(scope="module")
+def clipping_model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """A model whose scheduler configuration has no ``clip_sample``: DDIM and DDPM clip by default."""
+    folder = save(pixart(sigma=True), tmp_path_factory.mktemp("clipping"))
+    return load_model(folder, dtype="float32", device="cpu")
+
+
+def with_setting(model: LoadedModel, **settings: bool) -> LoadedModel:
+    schedulers = ModelSchedulers(config={**model.adapter.schedulers.config, **settings})
+    return replace(model, adapter=replace(model.adapter, schedulers=schedulers))
+
+
+def stepped_alone(model: LoadedModel, tasks: list[RenderTask]) -> set[str]:
+    """The schedulers of the tasks that are no tables of numbers."""
+    asked = {one.recipe.scheduler for one in tasks}
+    return {name for name in asked if model.adapter.trajectory(name, 4, SIZE_PX, SIZE_PX).alone is not None}
+
+
+@pytest.mark.parametrize(
+    ("settings", "alone"),
+    [({}, {"ddim", "ddpm"}), ({"thresholding": True}, {"ddim", "ddpm", "dpmsolver++", "lcm", "unipc"})],
+    ids=["clip_sample", "thresholding"],
+)
+def test_schedulers_that_clip_do_not_matter_to_others_nor_others_to_them(
+    settings: dict[str, bool], alone: set[str], clipping_model: LoadedModel
+) -> None:
+    """Slots that step a scheduler of their own share a batch, and rows in turn, with slots of the common product."""
+    model, tasks = with_setting(clipping_model, **settings), tasks_of_turning_schedulers()
+    assert stepped_alone(model, tasks) == alone
+    together = pixels_by_id(Engine(model, ROWS), tasks)
+    assert pixels_by_id(Engine(model, ROWS), tasks[::-1]) == together
+    for one in tasks:
+        assert pixels_by_id(Engine(model, ROWS), [one])[one.task_id] == together[one.task_id], one.recipe.scheduler
+
+
+def test_clipping_changes_images(clipping_model: LoadedModel) -> None:
+    """Were it not so, the test above would compare two ways to do the same."""
+    clipping = [one for one in tasks_of_turning_schedulers() if one.recipe.scheduler in ("ddim", "ddpm")]
+    clipped, free = (
+        pixels_by_id(Engine(model, ROWS), clipping)
+        for model in (clipping_model, with_setting(clipping_model, clip_sample=False))
+    )
+    assert all(clipped[one.task_id] != free[one.task_id] for one in clipping)

@@ -23,7 +23,7 @@ from pipeline.rendering.results import Failed
 from pipeline.schedulers import SCHEDULERS, SPACINGS, name_of_class, scheduler_of
 from tests import tiny_models
 from tests.differences import note_difference
-from tests.rendering.tasks import task
+from tests.rendering.tasks import task, tasks_of_turning_schedulers
 from tests.tiny_models import SIZE_PX
 
 LARGEST_LATENT_DIFFERENCE = 1e-4
@@ -244,6 +244,17 @@ def test_stock_draws_the_same(kind: Kind, pytestconfig: pytest.Config) -> None:
         if not kind.within(case.recipe, of_pixels, of_latents):
             wrong.append((case.recipe, of_pixels, of_latents))
     assert not wrong
+
+
+def test_stock_draws_the_same_where_multistep_schedulers_threshold(tmp_path: Path) -> None:
+    """They keep latents and predictions from step to step, in a batch whose other slots overwrite its tensors."""
+    kind = load_kind("pixart-sigma", tmp_path)
+    config = {**kind.config, "thresholding": True}
+    schedulers = replace(kind.model.adapter.schedulers, config=config)
+    model = replace(kind.model, adapter=replace(kind.model.adapter, schedulers=schedulers))
+    tasks = [replace(one, task_id=str(number)) for number, one in enumerate(tasks_of_turning_schedulers())]
+    for case, of_pixels, of_latents in replace(kind, config=config, model=model).differences(tasks):
+        assert kind.within(case.recipe, of_pixels, of_latents), (case.recipe, of_pixels, of_latents)
 
 
 def test_prompts_and_guidance_can_be_seen(kind: Kind) -> None:
