@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -81,20 +82,26 @@ class _AtOnce:
         return Future()
 
 
-def count(model: LoadedModel, schedulers: Sequence[str], dtype: str) -> Iterator[Counted]:
-    """Count the steps of each scheduler with a model that is loaded on the CPU."""
+@contextmanager
+def on_pretend_gpu(model: LoadedModel) -> Iterator[tuple[PretendGpu, LoadedModel]]:
+    """Move a model that is loaded on the CPU to a pretend GPU, where tasks are prepared without a thread."""
     with PretendGpu() as gpu, patch.object(preparation, "ThreadPoolExecutor", _AtOnce):
         for part in model.adapter.stock.components.values():
             if isinstance(part, torch.nn.Module):
                 gpu.send_module(part)
-        adapter = replace(model.adapter, device=CUDA)
+        yield gpu, replace(model, adapter=replace(model.adapter, device=CUDA), device=str(CUDA))
+
+
+def count(model: LoadedModel, schedulers: Sequence[str], dtype: str) -> Iterator[Counted]:
+    """Count the steps of each scheduler with a model that is loaded on the CPU."""
+    with on_pretend_gpu(model) as (gpu, on_gpu):
+        adapter = on_gpu.adapter
 
         def predict(latents: Tensor, timesteps: Tensor, conditioning: Rows) -> Tensor:
             answer: Tensor = gpu.send(torch.full(latents.shape, 0.1, dtype=latents.dtype))
             return answer
 
         object.__setattr__(adapter, "predict", predict)
-        on_gpu = replace(model, adapter=adapter, device=str(CUDA))
         for scheduler in schedulers:
             alone, _ = _steady(gpu, on_gpu, scheduler, 1)
             full, waits = _steady(gpu, on_gpu, scheduler, TASKS)

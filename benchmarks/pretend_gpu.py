@@ -9,11 +9,14 @@
 A launch is what a real GPU would be given to do: a kernel, or a copy in any direction. A wait is a moment in which the
 host could not go on before the GPU was done: a value read, a copy that blocks, an event waited for. Views and
 allocations are neither. What runs inside a custom operation is counted too. Exact on any machine.
+
+``torch.cuda.set_sync_debug_mode("error")`` makes every wait raise ``RuntimeError``, also one that torch does not see.
 """
 
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -84,6 +87,8 @@ class PretendGpu(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.reset()
+        self.sync_debug_mode = "default"
+        """As ``torch.cuda.set_sync_debug_mode`` was told."""
         self._patches = ExitStack()
 
     def reset(self) -> None:
@@ -111,9 +116,15 @@ class PretendGpu(TorchDispatchMode):
         """Return a copy on the CPU; the host waits for it unless it goes on ``at_once``."""
         self.copies["from"] += 1
         if not at_once:
-            self.waited["copy"] += 1
+            self.wait("copy")
         assert isinstance(tensor, OnGpu)
         return tensor.held.clone()
+
+    def wait(self, what: str) -> None:
+        """Count a wait of the host, or raise ``RuntimeError`` as torch does where waits are errors."""
+        if self.sync_debug_mode == "error":
+            raise RuntimeError(f"called a synchronizing CUDA operation: {what}")
+        self.waited[what] += 1
 
     def send_module(self, module: torch.nn.Module) -> None:
         """Put all parameters and buffers of a module on the device, without counting anything."""
@@ -146,7 +157,8 @@ class PretendGpu(TorchDispatchMode):
         yield torch.cuda, "Stream", lambda **_: _Stream()
         yield torch.cuda, "current_stream", lambda *_: _Stream()
         yield torch.cuda, "stream", _on_stream
-        yield torch.cuda, "synchronize", lambda *_: self.waited.update(["synchronize"])
+        yield torch.cuda, "synchronize", lambda *_: self.wait("synchronize")
+        yield torch.cuda, "set_sync_debug_mode", partial(setattr, self, "sync_debug_mode")
         yield torch.Tensor, "pin_memory", lambda tensor, *_: tensor
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -180,7 +192,7 @@ class PretendGpu(TorchDispatchMode):
             isinstance(leaf, Tensor) and leaf.dtype == torch.bool for leaf in tree_leaves(args[1:2])
         )
         if name in _WAITING or masked:
-            self.waited[name] += 1
+            self.wait(name)
         if name not in _FREE and name not in ("_local_scalar_dense", "item"):
             self.kernels[name] += 1
 
@@ -196,7 +208,7 @@ class PretendGpu(TorchDispatchMode):
             self.copies["on" if from_gpu and to_gpu else "to" if to_gpu else "from"] += 1
             at_once = kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2])
             if from_gpu != to_gpu and not at_once:
-                self.waited["copy"] += 1
+                self.wait("copy")
         if name == "copy_":
             return args[0]
         return OnGpu(out) if to_gpu else out
@@ -226,7 +238,7 @@ class _Event:
         return True
 
     def synchronize(self) -> None:
-        self._gpu.waited["event"] += 1
+        self._gpu.wait("event")
 
     def elapsed_time(self, _: "_Event") -> float:
         return 0.0

@@ -6,12 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
+from torch import Tensor
 
-from benchmarks.architectures import ARCHITECTURES, byte_tokenizer, networks
-from benchmarks.figures import Figures
+from benchmarks.architectures import ARCHITECTURES, build, byte_tokenizer, networks
+from benchmarks.device_sections import waits
+from benchmarks.figures import Figures, Row
+from benchmarks.launches import on_pretend_gpu
+from benchmarks.subject import Subject
+from pipeline.rendering.batch import Batch
+from pipeline.rendering.loading import load_model
 
 ROOT = Path(__file__).parent.parent
 NOT_NEEDED = ("ray", "boto3", "pyarrow", "pydantic", "scipy", "accelerate", "peft", "torchvision")
@@ -76,6 +83,39 @@ def test_two_processes_give_the_same_bytes(measured: dict[str, Any]) -> None:
 def test_the_decoder_and_the_steps_are_timed(measured: dict[str, Any]) -> None:
     assert [row["rows"] for row in measured["tables"]["tiny decoder"]] == [1, 2, 4, 8] * 2
     assert all(row["host ms/step"] > 0 for row in measured["tables"]["tiny waits"])
+
+
+def waits_on_a_pretend_gpu(folder: Path) -> list[Row]:
+    """The rows of the section with the tiny model's own networks on a GPU where every wait can be an error."""
+    built = build(ARCHITECTURES["tiny"], folder / "tiny", dtype="float32", device="cpu")
+    figures = Figures(None, 600)
+    with on_pretend_gpu(load_model(built, dtype="float32", device="cpu")) as (gpu, model):
+        subject = Subject.of_folder("tiny", built, dtype="float32", device="cuda", rows=4)
+        with patch.object(subject, "model", lambda _: model):
+            waits(subject, figures)
+        assert gpu.sync_debug_mode == "default"
+    return figures.rows("tiny waits")
+
+
+def test_thirty_steps_never_wait_for_a_gpu(tmp_path: Path) -> None:
+    rows = waits_on_a_pretend_gpu(tmp_path)
+    assert [row["scheduler"] for row in rows] == ["euler", "unipc", "euler_ancestral"]
+    for row in rows:
+        assert "note" not in row
+        assert (row["steps"], row["waited"]) == (30, False)
+
+
+def test_a_step_that_waits_for_a_gpu_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    advance = Batch.advance
+
+    def waiting(batch: Batch, predicted: Tensor) -> None:
+        advance(batch, predicted)
+        float(predicted[0, 0, 0, 0])
+
+    monkeypatch.setattr(Batch, "advance", waiting)
+    rows = waits_on_a_pretend_gpu(tmp_path)
+    assert len(rows) == 3
+    assert all("synchronizing CUDA operation" in str(row["note"]) for row in rows)
 
 
 def test_neighbours_change_no_byte(measured: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The pretend GPU counts exactly, and the engine's steps stay within their budget of launches on it."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +50,19 @@ def test_the_pretend_gpu_counts(what: str) -> None:
         gpu.reset()
         work(tensor)
         assert (gpu.launches, gpu.waits) == (launches, waits), (gpu.kernels, gpu.copies, gpu.waited)
+
+
+@pytest.mark.parametrize("what", COUNTED)
+def test_every_wait_is_an_error_when_asked_for(what: str) -> None:
+    work, _, waits = COUNTED[what]
+    with PretendGpu() as gpu:
+        tensor = gpu.send(torch.randn(4, 4))
+        torch.cuda.set_sync_debug_mode("error")
+        with pytest.raises(RuntimeError, match="synchronizing CUDA operation") if waits else nullcontext():
+            work(tensor)
+        torch.cuda.set_sync_debug_mode("default")
+        work(tensor)
+        assert gpu.waits == waits
 
 
 def test_the_pretend_gpu_computes() -> None:
