@@ -27,7 +27,7 @@ def main() -> None:
     )
     engine, full = Engine(model, given.rows), EngineCounters()
     for start in range(0, len(tasks), given.shard):
-        engine.add(tasks[start : start + given.shard], flush=True)
+        engine.add(tasks[start : start + given.shard], grouped=True)
     while engine.busy:
         if engine.waiting:
             full = engine.counters

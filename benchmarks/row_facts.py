@@ -187,12 +187,6 @@ def pixart() -> Call:
     )  # fmt: skip
 
 
-def decoder() -> Call:
-    """Return the call of the decoder that all families share but for the channels of its latents."""
-    network = _made("AutoencoderKL", **ARCHITECTURES["sd15"].vae)
-    return lambda rows, side_px: network.decode(_empty(rows, 4, side_px // 8, side_px // 8))
-
-
 DENOISERS: Mapping[str, tuple[Callable[[], Call], int]] = {
     "StableDiffusionPipeline": (lambda: unet("sd15"), 512),
     "StableDiffusionXLPipeline": (lambda: unet("sdxl"), 1024),
@@ -204,7 +198,7 @@ DENOISERS: Mapping[str, tuple[Callable[[], Call], int]] = {
 
 
 def main() -> None:
-    """Print a line for each family and one for the decoder."""
+    """Print a line for each family."""
     print(
         f"{'architecture':<28}{'px':>6}{'px/token':>10}{'of facts':>10}{'values/px':>11}{'of facts':>10}{'GB/row':>8}"
     )
@@ -213,8 +207,6 @@ def main() -> None:
         tokens = f"{found.px_per_token:.1f}" if family.patch == 1 else "patches"
         print(f"{name:<28}{side_px:>6}{tokens:>10}{family.px_per_token:>10}{found.values_per_px:>11.1f}"
               f"{family.row_values_per_px:>10}{found.values_per_px * side_px**2 * 2e-9:>8.3f}")  # fmt: skip
-    found = counted(decoder(), 512)
-    print(f"{'decoder':<28}{512:>6}{'':>20}{found.values_per_px:>11.1f}")
 
 
 if __name__ == "__main__":

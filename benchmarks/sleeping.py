@@ -49,7 +49,7 @@ class SleepingRenderer:
     def counters(self) -> EngineCounters:
         return self._counters
 
-    def add(self, tasks: Iterable[RenderTask], *, flush: bool = False) -> None:
+    def add(self, tasks: Iterable[RenderTask], *, grouped: bool = False) -> None:
         self._waiting.extend(tasks)
 
     def drop_waiting(self) -> list[RenderTask]:

@@ -124,14 +124,15 @@ def draw(
     """Pictures of a job as they finish, in this process: no Ray, and nothing is written.
 
     ``device``: as torch names it; a GPU where there is one. Raises as ``render``, and ``RenderError`` for an image that
-    cannot be rendered, or may not be kept since ``render.safety_checker`` is ``drop``.
+    cannot be rendered, or may not be kept since ``render.safety_checker`` is ``drop``. From the first picture until the
+    iterator is exhausted or closed, torch has Darkroom's settings and threads in this process.
     """
-    from pipeline.rendering.determinism import settings_restored
+    from pipeline.rendering.determinism import borrowed_settings
     from pipeline.rendering.results import Failed
 
     prepared = prepare(job, skip_bad_rows=skip_bad_rows, cache_folder=cache_folder())
     selection = select(prepared, limit=limit, sample=sample)
-    with settings_restored():
+    with borrowed_settings():
         renderer, judge, space = _loaded(prepared, device)
         for outcome in map(judge, renderer.render(_tasks(prepared, space, selection))):
             task = outcome.task

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.distributed import worker
+from pipeline.distributed import board, worker
 from pipeline.distributed.board import _Board
 from pipeline.distributed.spec import WorkerSpec
 from pipeline.distributed.worker import RenderWorker
-from pipeline.errors import DeviceHeldError, ModelError
+from pipeline.errors import DeviceHeldError, JobBrokenError, ModelError
 from pipeline.output.attempts import Attempts, Process
 from pipeline.rendering.device_memory import PAUSES_S
 from pipeline.storage.local import LocalStore
@@ -104,6 +104,35 @@ def test_two_nodes_must_say_that_it_does_not_fit_or_the_only_one_twice(
         return [await board.does_not_fit(node, only_node) for node in nodes]
 
     assert asyncio.run(said()) == ends
+
+
+def test_devices_that_others_hold_for_good_end_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process loads the model well and has no memory to render: only a rendered shard counts as progress."""
+    now = 0.0
+    monkeypatch.setattr(board, "time", SimpleNamespace(monotonic=lambda: now))
+
+    async def said() -> list[bool]:
+        nonlocal now
+        asked = _Board(most_failed_starts=2, quiet_s=600)
+        answers = []
+        for at_s in (0.0, 200.0, 500.0, 900.0, 1000.0, 1050.0, 1101.0):
+            now = at_s
+            await asked.works()
+            if at_s == 500:
+                await asked.rendered()
+            answers.append(await asked.held())
+        return answers
+
+    assert asyncio.run(said()) == [False, False, False, False, False, False, True]
+
+
+def test_the_last_of_too_many_workers_without_memory_breaks_the_job(tmp_path: Path) -> None:
+    made = Loading(FakeDevice(others=0, until_s=0), tmp_path)
+    made._board = SimpleNamespace(held=None)
+    for ends, kind in ((False, Ended), (True, JobBrokenError)):
+        made._told_that = lambda _, ends=ends: ends  # type: ignore[method-assign,misc]
+        with pytest.raises(kind, match="other processes hold"):
+            rendering(made, DeviceHeldError("other processes hold 70 GiB"))()
 
 
 def rendering(made: Loading, error: Exception) -> Callable[[], Any]:

@@ -45,6 +45,7 @@ class _Board:
     def __init__(self, most_failed_starts: int, quiet_s: float) -> None:
         self._most_failed_starts, self._failed_starts = most_failed_starts, 0
         self._quiet_s, self._good_at = quiet_s, time.monotonic()
+        self._held, self._rendered_at = 0, time.monotonic()
         self._complaints: dict[str, str] = {}
         self._without_room: Counter[str] = Counter()
         self._changed = asyncio.Condition()
@@ -80,6 +81,14 @@ class _Board:
         self._failed_starts += 1
         return self._failed_starts > self._most_failed_starts and time.monotonic() - self._good_at > self._quiet_s
 
+    async def held(self) -> bool:
+        """Note that a worker ends since other processes hold its device.
+
+        Return whether too many have, while nobody rendered a shard for long.
+        """
+        self._held += 1
+        return self._held > self._most_failed_starts and time.monotonic() - self._rendered_at > self._quiet_s
+
     async def does_not_fit(self, node_id: str, only_node: bool) -> bool:
         """Note that a process found no room for the model on an idle device; return whether that ends the launch.
 
@@ -102,8 +111,13 @@ class _Board:
         return Seen(ready=len(self._working), drawn=fresh)
 
     async def works(self) -> None:
-        """A worker has loaded the model or rendered a shard: where others fail, it is not the launch's fault."""
+        """Note that a worker has loaded the model: where others cannot, it is not the launch's fault."""
         self._failed_starts, self._good_at = 0, time.monotonic()
+
+    async def rendered(self) -> None:
+        """Note that a worker has rendered a shard."""
+        await self.works()
+        self._held, self._rendered_at = 0, self._good_at
 
     async def told(self) -> dict[str, int]:
         return self._told

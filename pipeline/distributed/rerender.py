@@ -20,7 +20,7 @@ from pipeline.output.pictures import read_image, sample_images
 from pipeline.output.run import NumericsProfile, Run, numerics_warnings, read_run
 from pipeline.prepare import library_versions
 from pipeline.recipe import Recipe, RenderTask
-from pipeline.rendering.determinism import ENGINE, SETTINGS
+from pipeline.rendering.determinism import ENGINE, SETTINGS, set_up_process
 from pipeline.rendering.devices import device_name
 from pipeline.rendering.renderer import Renderer, load_renderer
 from pipeline.rendering.results import Failed, Outcome
@@ -68,6 +68,7 @@ def rerender(store: ObjectStore, number: int, cache_folder: Path, tell: Tell) ->
     """
     run = read_run(store)
     assert run is not None  # the verb has opened it
+    set_up_process()
     rows = {row["task_id"]: row for row in sample_images(store, number, SAMPLE_SEED)}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name = device_name(device)

@@ -142,7 +142,7 @@ class ShardRunner:
             fresh = [task for task in shard.tasks if task.task_id not in self._rendering]
             for task in shard.tasks:
                 self._rendering.setdefault(task.task_id, []).append(shard)
-            self._engine.add(fresh, flush=True)
+            self._engine.add(fresh, grouped=True)
 
     def _drop(self, tasks: list[RenderTask]) -> None:
         waiting = Counter(shard for task in tasks for shard in self._rendering.pop(task.task_id))

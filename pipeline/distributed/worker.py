@@ -125,11 +125,16 @@ class RenderWorker:
         It would do so without end: raises ``JobBrokenError`` for the last of too many in a row.
         """
         self._complain(reason)
-        with suppress(ray.exceptions.RayError):  # a board that is lost counts nobody, and others go on
-            if self._board is None or ray.get(self._board.gave_up.remote()):
-                raise JobBrokenError(f"too many workers in a row could not load the model, the last of them: {reason}")
+        if self._board is None or self._told_that(self._board.gave_up):
+            raise JobBrokenError(f"too many workers in a row could not load the model, the last of them: {reason}")
         time.sleep(FIRST_PAUSE_S)  # the next one begins here too, as likely as not
         die("the model cannot be loaded here")
+
+    def _told_that(self, question: Any) -> bool:
+        """Return what a method of the board says; False where the board is lost, as others may go on."""
+        with suppress(ray.exceptions.RayError):
+            return bool(ray.get(question.remote()))
+        return False
 
     def _on_device(self, spec: WorkerSpec, folder: Path, loras: _Loras) -> "Renderer":
         return self._patiently(spec, partial(self._renderer, spec, folder, loras))
@@ -222,7 +227,7 @@ class RenderWorker:
             await _for_ever()
         self._note(name, rows, time.monotonic() - began)
         if self._board is not None:
-            self._board.works.remote()
+            self._board.rendered.remote()
         return self._teller.told(rows, shard, self._worked())
 
     def _note(self, part_id: str, rows: pa.Table, seconds: float) -> None:
@@ -239,6 +244,8 @@ class RenderWorker:
             rows = await asyncio.wrap_future(self._runner.submit(shard))
         except DeviceHeldError as error:
             self._complain(str(error))
+            if self._board is not None and await asyncio.to_thread(self._told_that, self._board.held):
+                raise JobBrokenError(f"too many workers in a row had no memory, the last of them: {error}") from error
             await asyncio.to_thread(self._attempts.withdraw)
             die(f"other processes hold the device: {error}")
         except Exception as error:

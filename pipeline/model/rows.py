@@ -1,4 +1,4 @@
-"""Rows of the denoiser's batch and of the decoder where the job does not say: functions, so that launches agree.
+"""Rows of the denoiser's batch where the job does not say: a function, so that launches agree.
 
 A GPU is busy once a call has about ``SATURATING_TOKENS`` tokens; more rows gain little and cost memory and latency.
 ``darkroom calibrate`` measures what is best on one device.
@@ -14,17 +14,10 @@ CPU_ROWS = 16
 LEAST_ROWS, MOST_ROWS = 2, 64
 """A guided task takes two rows. Every row costs time of the host, so small images do not get more than 64."""
 SATURATING_TOKENS = 32_768
-MOST_DECODE_ROWS = 4
-"""One image of 512 px takes the decoder 2.5 TFLOP, so more of them in one call gain little."""
 KEPT_FREE_BYTES = 2_000_000_000
 _SHARE_OF_MEMORY = 0.25
 """The rest is for weights, text encoders, the batch's state and what the allocator wastes."""
 _BYTES_OF_DTYPE = {"float32": 4, "float16": 2, "bfloat16": 2}
-DECODER_VALUES_PER_PX = 768
-"""Values alive at the decoder's peak per px of an image: three feature maps of 256 channels at full resolution.
-
-Counted on meta tensors for the autoencoder that all families here share (``python -m benchmarks.row_facts``).
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +35,6 @@ class BatchRows:
         """Return the rows for images of this size (px)."""
         return self.fixed or auto_rows(self.family, width, height, self.dtype, self.device_bytes)
 
-    def decoding(self, width: int, height: int, dtype: str) -> int:
-        """Return how many latents of this size (px) an autoencoder of ``dtype`` decodes in one call."""
-        return auto_decode_rows(width, height, dtype, self.device_bytes)
-
     def most(self, sizes: Iterable[tuple[int, int]]) -> int:
         """Return the rows of the largest batch for images of these sizes (px)."""
         return max(self(*size) for size in sizes)
@@ -62,17 +51,6 @@ def auto_rows(family: Family, width: int, height: int, dtype: str, device_bytes:
     saturating = round(log2(SATURATING_TOKENS * family.px_per_token / pixels))
     fitting = _most_fitting(pixels * family.row_values_per_px, dtype, device_bytes)
     return 1 << max(LEAST_ROWS.bit_length() - 1, min(saturating, fitting, MOST_ROWS.bit_length() - 1))
-
-
-def auto_decode_rows(width: int, height: int, dtype: str, device_bytes: int | None) -> int:
-    """Return how many latents the autoencoder decodes in one call: a power of two, at most ``MOST_DECODE_ROWS``.
-
-    ``width`` and ``height`` are in px, ``dtype`` is the autoencoder's, ``device_bytes`` as for ``auto_rows``.
-    """
-    if device_bytes is None:
-        return MOST_DECODE_ROWS
-    fitting = _most_fitting(width * height * DECODER_VALUES_PER_PX, dtype, device_bytes)
-    return 1 << max(0, min(fitting, MOST_DECODE_ROWS.bit_length() - 1))
 
 
 def _most_fitting(values: float, dtype: str, device_bytes: int) -> int:

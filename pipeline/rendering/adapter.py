@@ -16,7 +16,6 @@ from torch import Tensor
 
 from pipeline.errors import RenderError
 from pipeline.model.family import Family, Guidance
-from pipeline.model.rows import MOST_DECODE_ROWS
 from pipeline.recipe import Recipe
 from pipeline.rendering.compiled import Compiled
 from pipeline.rendering.timetables import ModelSchedulers, build_scheduler
@@ -60,8 +59,6 @@ class Adapter(ABC):
     """The denoiser and the decoder are compiled, once for each shape."""
     encode_rows: int = 8
     """Texts in one call of the text encoders."""
-    decode_rows: int = MOST_DECODE_ROWS
-    """Latents in one call of the autoencoder, while they fit."""
 
     @property
     def latent_factor(self) -> int:
@@ -83,9 +80,9 @@ class Adapter(ABC):
         return self.family.rows(recipe.guidance_scale)
 
     def texts(self, recipe: Recipe) -> tuple[Text, ...]:
-        """The text of each row, in row order."""
-        negative = recipe.negative_prompt if (recipe.negative_prompt or "").strip() else self.no_negative_prompt
-        return (negative, recipe.prompt)[-self.rows(recipe) :]
+        """Return the text of each row, in row order. Raises ``TypeError`` for a prompt that is no text."""
+        prompt, negative = _text(recipe.prompt), _text("" if recipe.negative_prompt is None else recipe.negative_prompt)
+        return (negative if negative.strip() else self.no_negative_prompt, prompt)[-self.rows(recipe) :]
 
     @property
     def no_negative_prompt(self) -> Text:
@@ -94,8 +91,7 @@ class Adapter(ABC):
     def encode(self, texts: Sequence[Text]) -> Encoded:
         """Up to ``encode_rows`` texts; shorter and longer texts are padded and cut to the encoders' windows."""
         assert 0 < len(texts) <= self.encode_rows
-        # Whatever is no text must be found here: tokenizers take lists of many things.
-        padded = [_text(text) for text in [*texts, *[""] * (self.encode_rows - len(texts))]]
+        padded = [text or "" for text in [*texts, *[""] * (self.encode_rows - len(texts))]]
         rows = self.encode_texts(padded)
         truncated = [any(length > window for length, window in zip(lengths, self._windows(), strict=True))
                      for lengths in zip(*self._lengths(padded), strict=True)]  # fmt: skip
@@ -248,9 +244,8 @@ def _where(told: Tensor, rows: Tensor) -> Tensor:
     return rows.where(told.view(-1, *[1] * (rows.ndim - 1)), torch.zeros_like(rows))
 
 
-def _text(text: Text) -> str:
-    if text is None:
-        return ""
+def _text(text: object) -> str:
+    """Return a text, or raise ``TypeError``: tokenizers take lists of many things."""
     if not isinstance(text, str):
         raise TypeError(f"a prompt must be text, not {type(text).__name__}")
     return text

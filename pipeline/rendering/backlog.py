@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import islice, takewhile
+from itertools import chain, islice, takewhile
 from typing import Any
 
 from pipeline.errors import InputError
@@ -18,21 +18,17 @@ LOOKAHEAD = 64
 MOST_PASSED = 16
 
 
-@dataclass(slots=True)
-class Group:
-    """Tasks whose commit waits for all of them."""
-
-    unfinished: int
-
-
 @dataclass(slots=True, eq=False)
 class Pending:
-    """A task that waits, and the group it came with, if any."""
+    """A task that waits."""
 
     task: RenderTask
-    group: Group | None
+    group: object | None
+    """The same for all tasks of a group, None without."""
     batch_key: Hashable
     """``Family.batch_key`` of the task: a batch holds tasks of one key."""
+    evaluations: int
+    """Calls of the denoiser that the task stays for; the rows it takes do not matter for the end of the batch."""
     prepared: "Future[Any] | None" = field(default=None, repr=False)
     """Its preparation, where that has been asked for (``preparation.py``)."""
 
@@ -57,7 +53,8 @@ class Backlog:
 
     def __iter__(self) -> Iterator[Pending]:
         """Iterate over the tasks about in the order in which they will start."""
-        return iter(self._waiting)
+        order = self._order() if self._waiting else ()
+        return chain((self._waiting[index] for index in order), islice(self._waiting, len(order), None))
 
     @property
     def changes_key(self) -> bool:
@@ -65,9 +62,10 @@ class Backlog:
         return not self._waiting or self._waiting[0].batch_key != self.batch_key
 
     def add(self, tasks: Iterable[RenderTask], *, grouped: bool) -> None:
-        listed = list(tasks)
-        group = Group(len(listed)) if grouped else None
-        self._waiting.extend(Pending(task, group, self._family.batch_key(task.recipe)) for task in listed)
+        group = object() if grouped else None
+        self._waiting.extend(
+            Pending(task, group, self._family.batch_key(task.recipe), _evaluations(task.recipe)) for task in tasks
+        )
 
     def put_back(self, taken: Sequence[Pending]) -> None:
         """Let tasks that were taken come next again, in the given order."""
@@ -102,8 +100,11 @@ class Backlog:
                 return None
         return None
 
-    def _order(self) -> Iterable[int]:
-        """Waiting tasks that may start, in turn: those of the first one's group and size, up to the lookahead."""
+    def _order(self) -> Sequence[int]:
+        """Return the waiting tasks that may start, in turn: those of the first one's group and batch key.
+
+        They are the first ones there are, and at most ``LOOKAHEAD``.
+        """
         head = self._waiting[0]
         fellows = list(
             takewhile(
@@ -113,11 +114,10 @@ class Backlog:
         )
         if len(fellows) < len(self._waiting):
             return range(len(fellows))
-        return sorted(range(len(fellows)), key=lambda index: -_evaluations(fellows[index].task.recipe))
+        return sorted(range(len(fellows)), key=lambda index: -fellows[index].evaluations)
 
 
 def _evaluations(recipe: Recipe) -> int:
-    """Return how many calls of the denoiser a task stays for; how many rows it takes does not matter for the end."""
     try:
         return evaluations(recipe.scheduler, recipe.num_inference_steps)
     except InputError:  # no such scheduler: the task fails when it starts, in its turn

@@ -1,4 +1,8 @@
-"""Decoding beside the denoiser: latents become pixels on the host while the device goes on."""
+"""Decoding beside the denoiser: a latent becomes pixels on the host while the device goes on.
+
+Images are decoded one at a time, as in the diffusers pipeline called with one prompt. One image keeps a device busy,
+needs the least memory, waits for no other, and its bytes cannot depend on others.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import pad
 
 from pipeline.rendering.adapter import Adapter
 from pipeline.rendering.row_time import Mark, mark
@@ -15,10 +18,10 @@ from pipeline.rendering.row_time import Mark, mark
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Decoding:
-    """A chunk of latents that the device decodes and copies to the host."""
+    """An image that the device decodes and copies to the host."""
 
     _adapter: Adapter
-    _latents: Tensor
+    _latent: Tensor
     _pixels: Tensor
     _finite: Tensor
     _began: Mark
@@ -35,35 +38,31 @@ class Decoding:
         """The time of the decoder, once the pixels are there."""
         return self._ended.seconds_since(self._began)
 
-    def result(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Return RGB (n, height, width, 3) 0..255 and which of them are finite, (n,); waits until they are there.
+    def result(self) -> tuple[NDArray[np.uint8], bool]:
+        """Wait for the pixels; return RGB (height, width, 3) 0..255 and whether the image is finite.
 
         An image that is not finite in half precision is decoded once more in float32. One that stays so is black.
+        Raises what the device raises where that does not fit; another call tries again.
         """
         self._copied.wait()
-        count = len(self._latents)
-        pixels, finite = self._pixels[:count].numpy(), self._finite[:count].numpy()
-        if finite.all() or not self._adapter.half_decoder:
-            return pixels, finite
-        again, now_finite = (tensor.cpu().numpy() for tensor in self._adapter.decode_in_float32(self._latents))
-        return np.where(finite[:, None, None, None], pixels, again), finite | now_finite
+        pixels, finite = self._pixels, self._finite
+        if not finite.item() and self._adapter.half_decoder:
+            pixels, finite = (tensor.cpu() for tensor in self._adapter.decode_in_float32(self._latent))
+        return pixels[0].numpy(), bool(finite.item())
 
 
 class Decoder:
-    """Starts decodings. On a GPU pixels are copied to the host on a stream of their own."""
+    """Start decodings. On a GPU pixels are copied to the host on a stream of their own."""
 
     def __init__(self, adapter: Adapter) -> None:
         self._adapter, self._device = adapter, adapter.device
         on_gpu = adapter.device.type == "cuda"
         self._stream: Any = torch.cuda.Stream() if on_gpu else None  # type: ignore[no-untyped-call]
 
-    def start(self, latents: Tensor, rows: int) -> Decoding:
-        """Decode (n, channels, h, w), at most ``rows`` of them, in one call of ``rows``; the rest is padding.
-
-        Raises what the device raises when they do not fit.
-        """
-        began = mark(self._device)
-        pixels, finite = self._adapter.decode(pad(latents, (0, 0, 0, 0, 0, 0, 0, rows - len(latents))))
+    def start(self, latent: Tensor) -> Decoding:
+        """Decode a latent, (channels, h, w). Raises what the device raises where that does not fit."""
+        began, latent = mark(self._device), latent[None]
+        pixels, finite = self._adapter.decode(latent)
         ended = copied = mark(self._device)
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream())
@@ -71,7 +70,7 @@ class Decoder:
                 pixels, finite = self._to_host(pixels), self._to_host(finite)
                 copied = mark(self._device)
         return Decoding(
-            _adapter=self._adapter, _latents=latents, _pixels=pixels, _finite=finite,
+            _adapter=self._adapter, _latent=latent, _pixels=pixels, _finite=finite,
             _began=began, _ended=ended, _copied=copied,
         )  # fmt: skip
 

@@ -5,8 +5,9 @@ compute the same bytes.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 ENGINE = 2
@@ -33,30 +34,73 @@ what it is uncompiled. The second chooses reductions by rule, where inductor wou
 gives a row the same kernel whatever the size of its batch."""
 
 
+_VARIABLES = {"CUBLAS_WORKSPACE_CONFIG": SETTINGS["cublas_workspace"], "PYTORCH_ALLOC_CONF": SETTINGS["allocator"]}
+_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
+"""Where this variable is 1, NVIDIA's libraries use TF32 whatever torch says."""
+
+
 def set_up_process() -> None:
-    """Apply ``SETTINGS`` to this process, before it first uses a GPU. Values of the environment that are set stay."""
+    """Apply ``SETTINGS`` to this process, before it first uses a GPU. They go over what the environment says."""
     import torch
 
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", SETTINGS["cublas_workspace"])
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", SETTINGS["allocator"])
+    os.environ.update(_VARIABLES)
+    os.environ.pop(_OVERRIDE, None)
     torch.backends.cuda.matmul.allow_tf32 = SETTINGS["matmul_tf32"]
     torch.backends.cudnn.allow_tf32 = SETTINGS["cudnn_tf32"]
     torch.backends.cudnn.benchmark = SETTINGS["cudnn_benchmark"]
 
 
-@contextmanager
-def settings_restored() -> Iterator[None]:
-    """Leave torch's settings and the environment as they were, for programs that use Darkroom as a library."""
-    import torch
+class _Borrowed:
+    """The settings that this process had before Darkroom, while at least one user needs Darkroom's."""
 
-    environment = {name: os.environ.get(name) for name in ("CUBLAS_WORKSPACE_CONFIG", "PYTORCH_ALLOC_CONF")}
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    def __init__(self) -> None:
+        self._users, self._lock = 0, Lock()
+        self._give_back: Callable[[], None] = lambda: None
+
+    def begin(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._give_back = _giving_back()
+            self._users += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._give_back()
+
+
+_borrowed = _Borrowed()
+
+
+@contextmanager
+def borrowed_settings() -> Iterator[None]:
+    """Apply ``SETTINGS``, and give a program that uses Darkroom as a library its own ones back.
+
+    They are the process's, so the program has Darkroom's for as long as any such block is open.
+    """
+    _borrowed.begin()
     try:
+        set_up_process()
         yield
     finally:
+        _borrowed.end()
+
+
+def _giving_back() -> Callable[[], None]:
+    """Return what makes torch's settings, its threads and the environment as they are now."""
+    import torch
+
+    environment = {name: os.environ.get(name) for name in (*_VARIABLES, _OVERRIDE)}
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before, threads = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark), torch.get_num_threads()
+
+    def give_back() -> None:
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+        torch.set_num_threads(threads)
         for name, value in environment.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+    return give_back

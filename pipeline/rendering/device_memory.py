@@ -70,6 +70,11 @@ class Patience:
         memory = self._read()
         return memory if memory is not None and memory.others > NOTICED_BYTES else None
 
+    @property
+    def pausing(self) -> bool:
+        """Whether a pause lasts."""
+        return self._clock() < self._until
+
     def begin_pause(self) -> bool:
         """Begin the next pause where others hold memory; return whether there was one left to begin."""
         memory = self.held()
@@ -96,7 +101,7 @@ class Patience:
         ``DeviceHeldError`` for one that holds less.
         """
         self._failed = True
-        if self._clock() < self._until or self.begin_pause():
+        if self.pausing or self.begin_pause():
             return True
         memory = self.held()
         if memory is None or memory.own >= memory.others:
@@ -112,7 +117,9 @@ class Patience:
     def too_small(self, what: str, error: BaseException) -> JobBrokenError:
         """Return the error of an engine that can take no fewer rows: the launch ends unless others hold memory."""
         memory = self.held()
-        return JobBrokenError(f"{what}: {error}") if memory is None else DeviceHeldError(f"{_shares(memory)}: {error}")
+        if memory is None:
+            return JobBrokenError(f"{what}: {error}")
+        return DeviceHeldError(f"{what}; {_shares(memory)}: {error}")
 
 
 def _shares(memory: DeviceMemory) -> str:

@@ -1,8 +1,9 @@
 """Preparation beside the engine: a thread turns tasks that wait into what a slot of the batch starts with."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -10,7 +11,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from pipeline.rendering.adapter import Adapter, Rows
+from pipeline.rendering.adapter import Adapter, Rows, Text
 from pipeline.rendering.backlog import LOOKAHEAD, Pending
 from pipeline.rendering.devices import device_error
 from pipeline.rendering.prompts import Prompts
@@ -18,12 +19,12 @@ from pipeline.rendering.results import Failed, Stage, failure
 from pipeline.rendering.trajectory import Trajectory
 
 CACHED_TRAJECTORIES = 512
-"""Tables, one per scheduler, step count and size: 18 kB for 50 steps, and up to half a second to build."""
+"""Tables, one per scheduler, step count and size: 14 kB for 50 steps, and up to half a second to build."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prepared:
-    """A task that can take a slot."""
+    """What a task takes a slot with."""
 
     trajectory: Trajectory
     latent: Tensor
@@ -33,14 +34,14 @@ class Prepared:
     guidance: float
     """The weight in ``Adapter.combine``; 1 where there is one row."""
     generator: torch.Generator
-    """Where the noise of stochastic steps comes from, after the first noise was drawn."""
+    """The source of the noise of stochastic steps; the first noise has been drawn from it."""
     prompt_truncated: bool
     seconds: float
-    """Time of the preparation, and of texts that were encoded for it."""
+    """The time of the preparation, that of texts encoded for it included."""
 
 
 class Preparation:
-    """Prepares tasks in a thread of its own. Its other methods are for the engine's thread."""
+    """Prepare tasks in a thread of its own. The methods are for the engine's thread."""
 
     def __init__(self, adapter: Adapter) -> None:
         self._adapter, self._prompts = adapter, Prompts(adapter)
@@ -62,7 +63,7 @@ class Preparation:
             self._thread.submit(self._prepare_all, fresh, upcoming)
 
     def result(self, pending: Pending) -> Prepared | Failed:
-        """Return a task prepared, or why it cannot be; waits for it.
+        """Wait for the preparation of a task, and return it or why there is none.
 
         Raises what the device raised: it is out of memory, or of no use any more.
         """
@@ -72,10 +73,11 @@ class Preparation:
         prepared: Prepared | Failed = future.result()
         return prepared
 
-    def forget_failures(self, waiting: Iterable[Pending]) -> None:
-        """Have the tasks prepared anew whose preparation the device has broken: there may be memory now."""
-        for pending in waiting:
-            if pending.prepared is not None and pending.prepared.done() and pending.prepared.exception() is not None:
+    def forget_undone(self, tasks: Iterable[Pending]) -> None:
+        """Forget the preparations that are under way, or that the device has broken: another one may find memory."""
+        for pending in tasks:
+            future = pending.prepared
+            if future is not None and (future.cancel() or not future.done() or future.exception() is not None):
                 pending.prepared = None
 
     @torch.no_grad()
@@ -83,6 +85,8 @@ class Preparation:
         self, waiting: "Sequence[tuple[Pending, Future[Prepared | Failed]]]", upcoming: Sequence[Pending]
     ) -> None:
         for pending, future in waiting:
+            if not future.set_running_or_notify_cancel():
+                continue
             try:
                 future.set_result(self._prepare(pending, upcoming))
             except BaseException as error:  # noqa: BLE001  # whatever it is belongs to who waits for the task
@@ -92,8 +96,7 @@ class Preparation:
         recipe, adapter, began = pending.task.recipe, self._adapter, time.perf_counter()
         stage: Stage = "encode"
         try:
-            texts = (text for other in upcoming for text in adapter.texts(other.task.recipe))
-            conditioning = self._prompts.conditioning(adapter.texts(recipe), texts)
+            conditioning = self._prompts.conditioning(adapter.texts(recipe), self._texts(upcoming))
             stage = "denoise"
             trajectory = self._trajectory(recipe.scheduler, recipe.num_inference_steps, recipe.width, recipe.height)
             generator = torch.Generator("cpu").manual_seed(recipe.seed)
@@ -113,3 +116,9 @@ class Preparation:
             prompt_truncated=conditioning.prompt_truncated,
             seconds=time.perf_counter() - began,
         )
+
+    def _texts(self, tasks: Sequence[Pending]) -> Iterator[Text]:
+        """Yield the texts of tasks to come. One without text fails in its own turn."""
+        for pending in tasks:
+            with suppress(TypeError):
+                yield from self._adapter.texts(pending.task.recipe)

@@ -1,13 +1,11 @@
 """What renders a model's tasks: the engine where its family has an adapter, one call per image otherwise."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.model.facts import read_facts
 from pipeline.model.precision import not_batched
-from pipeline.model.rows import BatchRows
 from pipeline.recipe import RenderTask
 from pipeline.rendering.counters import EngineCounters
 from pipeline.rendering.determinism import set_up_process
@@ -28,8 +26,8 @@ class Renderer(Protocol):
     def counters(self) -> EngineCounters:
         """Sums since the renderer was made."""
 
-    def add(self, tasks: Iterable[RenderTask], *, flush: bool = False) -> None:
-        """Append to the backlog; with ``flush`` the tasks are a group whose commit waits for all of them."""
+    def add(self, tasks: Iterable[RenderTask], *, grouped: bool = False) -> None:
+        """Append to the backlog. A group's tasks may pass each other, but none of an earlier group."""
 
     def drop_waiting(self) -> list[RenderTask]:
         """Forget the tasks that have not begun, and return them: they will have no outcome."""
@@ -73,9 +71,7 @@ def load_renderer(
             as_once_read=as_once_read,
             precision=precision,
         )
-        decoder_dtype = dtype if model.adapter.half_decoder else "float32"
-        decode_rows = partial(rows.decoding, dtype=decoder_dtype) if isinstance(rows, BatchRows) else None
-        return Engine(model, rows, decode_rows=decode_rows)
+        return Engine(model, rows)
     if precision is not None:
         raise not_batched(facts.class_name)
     stock = load_stock(folder, facts, dtype=dtype, device=device, loras=loras)

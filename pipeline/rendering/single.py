@@ -68,8 +68,8 @@ class SingleEngine:
     def counters(self) -> EngineCounters:
         return self._counters
 
-    def add(self, tasks: Iterable[RenderTask], *, flush: bool = False) -> None:
-        """Append to the backlog; every image is ready with its own call, so there is nothing to flush."""
+    def add(self, tasks: Iterable[RenderTask], *, grouped: bool = False) -> None:
+        """Append to the backlog. Tasks are rendered in the order in which they come."""
         self._waiting.extend(tasks)
 
     def drop_waiting(self) -> list[RenderTask]:

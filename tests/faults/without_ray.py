@@ -54,7 +54,7 @@ class Painter:
     def busy(self) -> bool:
         return bool(self._waiting)
 
-    def add(self, tasks: Iterable[RenderTask], *, flush: bool = False) -> None:
+    def add(self, tasks: Iterable[RenderTask], *, grouped: bool = False) -> None:
         self._waiting.extend(tasks)
 
     def drop_waiting(self) -> list[RenderTask]:

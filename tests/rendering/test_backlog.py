@@ -58,3 +58,17 @@ def test_an_unguided_task_of_more_steps_starts_before_a_guided_one_of_fewer() ->
         [task(seed=1, num_inference_steps=13, **GUIDED), task(seed=2, num_inference_steps=25, **UNGUIDED)], grouped=True
     )
     assert [seed(backlog.take(4, drained=True)) for _ in range(2)] == [2, 1]
+
+
+def test_tasks_are_prepared_in_the_order_in_which_they_start() -> None:
+    backlog = Backlog(FAMILIES["StableDiffusionPipeline"])
+    backlog.add([task(seed=n, num_inference_steps=1 + n % 7) for n in range(20)], grouped=True)
+    backlog.add([task(seed=20)], grouped=True)
+    ahead = [seed(pending) for pending in backlog]
+    assert ahead == list(range(21)), "while others wait behind it, a group goes first in, first out"
+    backlog = Backlog(FAMILIES["StableDiffusionPipeline"])
+    backlog.add([task(seed=n, num_inference_steps=1 + n % 7) for n in range(20)], grouped=True)
+    ahead = [seed(pending) for pending in backlog]
+    assert ahead == [seed(backlog.take(2, drained=True)) for _ in range(20)]
+    assert ahead != list(range(20))
+    assert list(backlog) == []

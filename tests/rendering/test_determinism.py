@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.output.run import NumericsProfile
-from pipeline.rendering.determinism import COMPILE_OPTIONS, SETTINGS, settings_restored
+from pipeline.rendering.determinism import COMPILE_OPTIONS, SETTINGS, borrowed_settings
 from pipeline.rendering.renderer import load_renderer
 
 
@@ -21,15 +21,34 @@ def settings() -> dict[str, object]:
     }
 
 
-def test_a_loaded_renderer_has_set_up_its_process(epsilon_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CUBLAS_WORKSPACE_CONFIG", "PYTORCH_ALLOC_CONF"):
-        monkeypatch.delenv(name, raising=False)
+@pytest.fixture(autouse=True)
+def of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+
+
+def test_a_loaded_renderer_has_set_up_its_process(epsilon_folder: Path) -> None:
     before = settings()
-    with settings_restored():
+    with borrowed_settings():
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = True
         load_renderer(epsilon_folder, dtype="float32", device="cpu", rows=2)
-        assert settings() == SETTINGS
+        assert settings() == SETTINGS, "whatever the environment said"
+        assert "NVIDIA_TF32_OVERRIDE" not in os.environ
     assert settings() == before
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "1"
+
+
+def test_a_program_that_draws_two_jobs_at_once_gets_its_own_settings_back() -> None:
+    before, threads = settings(), torch.get_num_threads()
+    first, second = borrowed_settings(), borrowed_settings()
+    first.__enter__()
+    torch.set_num_threads(threads + 1)
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert settings() == SETTINGS, "the second one still draws"
+    second.__exit__(None, None, None)
+    assert (settings(), torch.get_num_threads()) == (before, threads)
 
 
 def test_every_setting_is_kept_with_the_run() -> None:

@@ -67,7 +67,7 @@ def test_a_device_that_fills_up_in_the_middle_costs_only_time(
 ) -> None:
     device = FakeDevice(others=0, until_s=float("inf"))
     engine = Engine(denoising_on(epsilon_model, device), 8, patience=device.patience)
-    engine.add(mixed_tasks(), flush=True)
+    engine.add(mixed_tasks(), grouped=True)
     outcomes, steps = list[Outcome](), 0
     while engine.busy:
         steps += 1

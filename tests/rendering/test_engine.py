@@ -1,4 +1,4 @@
-"""What the engine owes its caller beside the pixels: full batches, prompt flushes, honest numbers."""
+"""What the engine owes its caller beside the pixels: full batches, images without delay, honest numbers."""
 
 from random import Random
 
@@ -7,7 +7,7 @@ import pytest
 from pipeline.recipe import RenderTask
 from pipeline.rendering.engine import Engine
 from pipeline.rendering.loading import LoadedModel
-from pipeline.rendering.results import Outcome, Rendered
+from pipeline.rendering.results import Rendered
 from pipeline.schedulers import evaluations
 from tests.rendering.tasks import mixed_tasks, pixels_by_id, task
 from tests.tiny_models import SIZE_PX, TEXT_WINDOW
@@ -27,7 +27,7 @@ def test_one_row_is_too_few_for_guidance(epsilon_model: LoadedModel) -> None:
 
 def test_an_idle_engine_has_nothing_to_say(epsilon_model: LoadedModel) -> None:
     engine = Engine(epsilon_model, rows=4)
-    engine.add([], flush=True)
+    engine.add([], grouped=True)
     assert not engine.busy
     assert engine.step() == []
 
@@ -73,36 +73,13 @@ def test_a_picture_says_how_it_was_made(epsilon_model: LoadedModel) -> None:
         assert outcome.pixels.flags.c_contiguous
 
 
-def run(engine: Engine, steps: int) -> list[Outcome]:
-    return [outcome for _ in range(steps) for outcome in engine.step()]
-
-
-def test_a_group_is_decoded_with_its_last_latent(epsilon_model: LoadedModel) -> None:
+def test_an_image_comes_out_with_its_last_step(epsilon_model: LoadedModel) -> None:
     engine = Engine(epsilon_model, rows=6)
     short = [task(seed=1, num_inference_steps=2), task(seed=2, num_inference_steps=3)]
-    engine.add(short, flush=True)
-    engine.add([task(seed=3, num_inference_steps=9)], flush=True)
-    assert run(engine, 2) == []
-    assert [o.task for o in run(engine, 1)] == short
-    assert [o.task.recipe.seed for o in run(engine, 6)] == [3]
+    engine.add(short, grouped=True)
+    engine.add([task(seed=3, num_inference_steps=9)], grouped=True)
+    assert [[o.task.recipe.seed for o in engine.step()] for _ in range(9)] == [[], [1], [2], *[[]] * 5, [3]]
     assert not engine.busy
-
-
-def test_without_a_group_latents_wait_for_a_full_chunk(epsilon_model: LoadedModel) -> None:
-    engine = Engine(epsilon_model, rows=6)
-    engine.add(task(seed=n, num_inference_steps=1 + n % 2) for n in range(5))
-    engine.add([task(seed=9, num_inference_steps=9)])
-    finished = [len(engine.step()) for _ in range(20) if engine.busy]
-    assert [count for count in finished if count] == [4, 2]
-
-
-def test_a_group_that_ends_in_a_failure_is_flushed_too(epsilon_model: LoadedModel) -> None:
-    engine = Engine(epsilon_model, rows=2)
-    good, bad = task(num_inference_steps=1), task(num_inference_steps=0)
-    engine.add([good, bad], flush=True)
-    engine.add([task(seed=2, num_inference_steps=9)], flush=True)
-    assert run(engine, 1) == []
-    assert [o.task for o in run(engine, 1)] == [bad, good]
 
 
 def test_the_batch_drains_before_it_changes_size(epsilon_model: LoadedModel) -> None:

@@ -42,6 +42,9 @@ def good(epsilon_model: LoadedModel) -> dict[str, bytes]:
     ("bad", "stage", "message"),
     [
         (task(prompt="half a pair \ud800"), "encode", "TypeError: "),
+        (task(prompt=["a", "b"]), "encode", "TypeError: a prompt must be text, not list"),
+        (task(prompt=None), "encode", "TypeError: a prompt must be text, not NoneType"),
+        (task(negative_prompt=0), "encode", "TypeError: a prompt must be text, not int"),
         (task(scheduler="lcm", num_inference_steps=51), "denoise", "RenderError: scheduler lcm does 1 to 50"),
         (
             task(scheduler="flow_match_euler"),
@@ -106,12 +109,9 @@ def test_a_decoder_that_overflows_in_half_precision_is_asked_again_in_float32(ep
     quiet = latents * torch.tensor([1.0, 1e-3, 1.0, 1e-3]).half()[:, None, None, None]
     with torch.no_grad():
         raw = model.adapter.stock.vae.decode(quiet / model.adapter.stock.vae.config.scaling_factor).sample
-        pixels, finite = Decoder(model.adapter).start(quiet, 4).result()
-        alone, _ = Decoder(model.adapter).start(quiet[[1, 1, 3]], 4).result()
+        images = [Decoder(model.adapter).start(latent).result() for latent in quiet]
     assert raw.isfinite().flatten(1).all(1).tolist() == [False, True, False, True]
-    assert finite.all()
-    assert all(picture.std() > 5 for picture in pixels)
-    assert np.array_equal(pixels[[1, 3]], alone[[0, 2]]), "a neighbour's second try must not touch a good picture"
+    assert all(finite and pixels.std() > 5 for pixels, finite in images)
     assert model.adapter.stock.vae.dtype == torch.float16
 
 
@@ -185,28 +185,6 @@ def test_tasks_under_way_start_anew_when_the_batch_becomes_smaller(
         alike = {o.task.task_id: o.pixels.tobytes() for o in outcomes if o.rows == rows}
         whole = pixels_by_id(Engine(epsilon_model, rows), tasks)
         assert alike == {name: whole[name] for name in alike}
-
-
-def test_no_room_for_the_text_encoder_makes_the_batch_smaller(
-    epsilon_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, calls = type(epsilon_model.adapter).encode_texts, 0
-
-    def first_too_large(adapter: Any, texts: list[str]) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
-            raise torch.OutOfMemoryError("no room for texts")
-        return whole(adapter, texts)
-
-    monkeypatch.setattr(type(epsilon_model.adapter), "encode_texts", first_too_large)
-    outcomes = [o for o in Engine(epsilon_model, 8).render(GOOD) if isinstance(o, Rendered)]
-    assert len(outcomes) == len(GOOD)
-    for rows in (8, 4):
-        alike = {o.task.task_id: o.pixels.tobytes() for o in outcomes if o.rows == rows}
-        assert alike
-        whole_batch = pixels_by_id(Engine(epsilon_model, rows), GOOD)
-        assert alike == {name: whole_batch[name] for name in alike}
 
 
 def test_a_task_that_never_fits_ends_the_job(epsilon_model: LoadedModel) -> None:

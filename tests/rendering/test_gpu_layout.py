@@ -85,5 +85,5 @@ def test_an_autoencoder_that_runs_out_of_memory_keeps_its_dtype(
 
     monkeypatch.setattr(torch.nn.Module, "to", half_way)
     with pytest.raises(torch.OutOfMemoryError):
-        Decoder(adapter).start(torch.full((1, 4, 16, 16), torch.nan), 1).result()
+        Decoder(adapter).start(torch.full((4, 16, 16), torch.nan)).result()
     assert {weight.dtype for weight in adapter.stock.vae.parameters()} == {torch.bfloat16}

@@ -53,7 +53,7 @@ def test_shards_do_not_matter(epsilon_model: LoadedModel, reference: dict[str, b
     shards = [mixed_tasks()[start : start + 7] for start in range(0, 30, 7)]
     while shards or engine.busy:
         if shards:
-            engine.add(shards.pop(0), flush=True)
+            engine.add(shards.pop(0), grouped=True)
         for outcome in [*engine.step(), *engine.step()]:
             assert isinstance(outcome, Rendered)
             pictures[outcome.task.task_id] = outcome.pixels.tobytes()
