@@ -22,6 +22,7 @@ from pipeline.prepare import library_versions
 from pipeline.recipe import Recipe, RenderTask
 from pipeline.rendering.determinism import ENGINE, SETTINGS, set_up_process
 from pipeline.rendering.devices import device_name
+from pipeline.rendering.precision import check_float8
 from pipeline.rendering.renderer import Renderer, load_renderer
 from pipeline.rendering.results import Failed, Outcome
 from pipeline.storage.base import ObjectStore
@@ -64,13 +65,16 @@ class Rerendered:
 def rerender(store: ObjectStore, number: int, cache_folder: Path, tell: Tell) -> Rerendered:
     """Render so many committed images again with the run's model and settings, and compare.
 
-    Raises ``ModelError`` if the model is not here, or is not the run's by its files.
+    Raises ``ModelError`` if the model is not here, or is not the run's by its files; ``JobFileError`` if the run is in
+    float8 and this machine cannot compute it.
     """
     run = read_run(store)
     assert run is not None  # the verb has opened it
     set_up_process()
-    rows = {row["task_id"]: row for row in sample_images(store, number, SAMPLE_SEED)}
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if run.constants.precision is not None:
+        check_float8(run.constants.dtype, device)
+    rows = {row["task_id"]: row for row in sample_images(store, number, SAMPLE_SEED)}
     name = device_name(device)
     # What was compiled for a GPU need not be on a CPU, which may have no compiler.
     compiled = run.numerics.compiled and (run.numerics.device == "cpu") == (device == "cpu")

@@ -80,7 +80,7 @@ def no_gpu(where: str, value: object) -> JobFileError:
         "fp8 needs NVIDIA GPUs of compute capability 8.9 or higher (Ada, Hopper or newer)",
         where=where,
         value=value,
-        allowed=f"workers on such GPUs, or {_WITHOUT}",
+        allowed=f"such GPUs wherever images are rendered, or {_WITHOUT}",
     )
 
 

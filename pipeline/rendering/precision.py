@@ -22,11 +22,11 @@ def check_float8(dtype: str, device: str) -> None:
     check_installed()
     check_dtype(dtype)
     if device == "cpu":
-        raise no_gpu("workers.gpus", "cpu")
+        raise no_gpu("model.precision", f"fp8 on {device_name(device)}")
     capability = torch.cuda.get_device_capability(device)
     if torch.version.cuda is None or capability < LEAST_CAPABILITY:
         major, minor = capability
-        raise no_gpu("model.precision", f"{device_name(device)}, compute capability {major}.{minor}")
+        raise no_gpu("model.precision", f"fp8 on {device_name(device)}, compute capability {major}.{minor}")
 
 
 def float8_layers(denoiser: nn.Module) -> Iterator[tuple[str, nn.Linear]]:

@@ -1,7 +1,13 @@
 """The files of ``cluster/`` against the schemas that Kubernetes checks them with, and against the code."""
 
 import json
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from datetime import date
 from fnmatch import fnmatchcase
@@ -261,3 +267,19 @@ def test_the_image_is_pinned_and_not_root() -> None:
     assert {"cpu", "gpu"} <= set(targets)
     assert sum(line == "USER 1000:1000" for line in lines) == 2
     assert not any(line.startswith("FROM ") and ":latest" in line for line in lines)
+
+
+@pytest.mark.parametrize(("extras", "more"), [("", set()), ("fp8", {"torchao"})])
+def test_the_image_installs_the_extras_that_are_asked_for(extras: str, more: set[str], tmp_path: Path) -> None:
+    """The line of the Dockerfile that lists what to install, run by a shell as a build runs it."""
+    (line,) = [line for line in (CLUSTER / "Dockerfile").read_text().splitlines() if "tomllib" in line]
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    command = line.removeprefix("RUN ").replace("python", shlex.quote(sys.executable), 1)
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, env={**os.environ, "EXTRAS": extras}, check=True)
+    listed = set((tmp_path / "requirements.txt").read_text().splitlines())
+    assert {"ray[data,default]", "torch"} <= listed
+    assert listed - {*tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]} == more
+    pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert more <= pinned
+    assert "ARG EXTRAS=" in (CLUSTER / "Dockerfile").read_text()
+    assert not extras or f"--build-arg EXTRAS={extras}" in README.read_text()
