@@ -93,12 +93,18 @@ class Stepper:
 
 @contextmanager
 def _drawing(module: Any, noise: Callable[[torch.dtype], Tensor] | None) -> Iterator[None]:
-    """Let schedulers of a module take their noise from a function."""
-    had = getattr(module, "randn_tensor", None)
+    """Let schedulers of a module take their noise from a function, in this thread alone."""
+    had, here = getattr(module, "randn_tensor", None), threading.get_ident()
     if noise is None or had is None:
         yield
         return
-    module.randn_tensor = lambda shape, *, dtype, **_: noise(dtype)
+
+    def drawn(*args: Any, **options: Any) -> Tensor:
+        """Return the noise. Other threads, such as a library user's own pipelines, draw as ever."""
+        result: Tensor = noise(options["dtype"]) if threading.get_ident() == here else had(*args, **options)
+        return result
+
+    module.randn_tensor = drawn
     try:
         yield
     finally:

@@ -1,9 +1,11 @@
 """Schedulers as tables of numbers, against diffusers' own schedulers stepped on a network that is not linear."""
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from inspect import signature
 from statistics import mean
+from threading import get_ident
 from typing import Any
 
 import diffusers
@@ -169,6 +171,24 @@ def test_what_is_not_linear_is_found(text: str) -> None:
     for timestep in stepper.timesteps:
         latent = stepper.step(network(stepper.input_scale() * latent, timestep), latent)
     assert apart(latent, expected) <= LARGEST_DIFFERENCE
+
+
+def test_other_threads_draw_their_own_noise_meanwhile() -> None:
+    """The pipelines of a library's user, while the engine builds a table beside them."""
+    scheduler, latent = built("euler_ancestral", BETAS, 3), first_latent()
+    elsewhere: list[Tensor] = []
+    here = get_ident()
+
+    def noise(dtype: torch.dtype) -> Tensor:
+        assert get_ident() == here, "the noise of a table"
+        with ThreadPoolExecutor(1) as thread:
+            elsewhere.append(thread.submit(by_diffusers, scheduler, latent).result())
+        return torch.zeros(latent.shape, dtype=dtype)
+
+    stepper = Stepper(scheduler, first=0, scaled_input=True, output=0)
+    stepper.input_scale()
+    stepper.step(latent, latent, noise=noise)
+    assert torch.equal(elsewhere[0], by_diffusers(scheduler, latent))
 
 
 STRENGTHS = (0.3, 0.6, 0.75)
