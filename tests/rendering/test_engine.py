@@ -1,14 +1,20 @@
 """What the engine owes its caller beside the pixels: full batches, images without delay, honest numbers."""
 
+import gc
+import weakref
+from collections.abc import Callable
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 from pipeline.recipe import RenderTask
 from pipeline.rendering.engine import Engine
-from pipeline.rendering.loading import LoadedModel
+from pipeline.rendering.loading import LoadedModel, load_model
 from pipeline.rendering.results import Rendered
 from pipeline.schedulers import evaluations
+from tests import tiny_models
 from tests.rendering.tasks import mixed_tasks, pixels_by_id, task
 from tests.tiny_models import SIZE_PX, TEXT_WINDOW
 
@@ -98,3 +104,19 @@ def test_each_text_is_encoded_once(epsilon_model: LoadedModel) -> None:
     list(Engine(epsilon_model, rows=8).render(Random(0).sample(tasks, 40)))
     hook.remove()
     assert calls == [8, 8]  # ten prompts and the empty negative one, in calls of one shape
+
+
+@pytest.mark.parametrize("model", [tiny_models.stable_diffusion, tiny_models.flux, tiny_models.pixart])
+def test_a_model_goes_with_its_engine(model: Callable[[], Any], tmp_path: Path) -> None:
+    """Programs that use Darkroom as a library load one model after another."""
+    network = weakref.ref(network_after_an_image(tiny_models.save(model(), tmp_path)))
+    gc.collect()
+    assert network() is None
+
+
+def network_after_an_image(folder: Path) -> Any:
+    model = load_model(folder, dtype="float32", device="cpu")
+    plain = task(scheduler=model.adapter.family.schedulers()[0], num_inference_steps=1, guidance_scale=1.0)
+    (outcome,) = Engine(model, rows=2).render([plain])
+    assert isinstance(outcome, Rendered), outcome
+    return model.adapter.network

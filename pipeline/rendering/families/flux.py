@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import FluxPipeline
 from torch import Tensor
 
 from pipeline.recipe import Recipe
@@ -49,7 +50,8 @@ class Flux(FlowTransformer):
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Rows) -> Tensor:
         rows, channels, height, width = latents.shape
-        image_ids, text_ids = self._positions(height, width, conditioning["encoder_hidden_states"].shape[1])
+        texts = conditioning["encoder_hidden_states"].shape[1]
+        image_ids, text_ids = _positions(height // 2, width // 2, texts, self.device, self.dtype)
         tokens = self.denoiser(
             hidden_states=self.stock._pack_latents(latents, rows, channels, height, width),
             timestep=timesteps.to(latents.dtype) / 1000,
@@ -62,8 +64,12 @@ class Flux(FlowTransformer):
         predicted: Tensor = self.stock._unpack_latents(tokens, height * factor, width * factor, factor)
         return predicted
 
-    @lru_cache(maxsize=8)  # noqa: B019  # adapters live as long as their worker
-    def _positions(self, height: int, width: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """(h/2 * w/2, 3) and (tokens, 3)"""
-        image = self.stock._prepare_latent_image_ids(1, height // 2, width // 2, self.device, self.dtype)
-        return image, torch.zeros(tokens, 3, device=self.device, dtype=self.dtype)
+
+@lru_cache(maxsize=8)
+def _positions(height: int, width: int, texts: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the positions of an image's tokens, (height * width, 3), and of the text's, (texts, 3).
+
+    The cache is of the module: one of a method would keep every model that was ever loaded.
+    """
+    image = FluxPipeline._prepare_latent_image_ids(1, height, width, device, dtype)
+    return image, torch.zeros(texts, 3, device=device, dtype=dtype)

@@ -40,7 +40,7 @@ class PixArt(Adapter):
             latents,
             timestep=timesteps,
             **conditioning,
-            added_cond_kwargs=self._size(latents.shape),
+            added_cond_kwargs=self._sizes(latents.shape),
             return_dict=False,
         )[0]
         # The second half of the channels is a learned variance that no sampler here uses.
@@ -51,14 +51,25 @@ class PixArt(Adapter):
         """With one step the stock pipeline takes the prediction of the clean latent, where the scheduler gives it."""
         return 1 if num_inference_steps == 1 else 0
 
-    @lru_cache(maxsize=8)  # noqa: B019  # adapters live as long as their worker
-    def _size(self, shape: torch.Size) -> dict[str, Tensor | None]:
-        """The micro-conditions of the alpha model for 1024 px; the others take none."""
+    def _sizes(self, shape: torch.Size) -> Mapping[str, Tensor | None]:
+        """Return the micro-conditions of the alpha model for 1024 px; the others take none."""
         alpha = type(self.stock).__name__ == "PixArtAlphaPipeline"
         if not alpha or self.network.config.sample_size != 128:
             return {"resolution": None, "aspect_ratio": None}
         height, width = (side * self.latent_factor for side in shape[2:])
-        numbers = {"resolution": [[height, width]], "aspect_ratio": [[height / width]]}
-        return {
-            name: self.sent(torch.tensor(own, dtype=self.dtype)).expand(shape[0], -1) for name, own in numbers.items()
-        }
+        return _micro_conditions(shape[0], height, width, self.device, self.dtype)
+
+
+@lru_cache(maxsize=8)
+def _micro_conditions(
+    rows: int, height: int, width: int, device: torch.device, dtype: torch.dtype
+) -> Mapping[str, Tensor]:
+    """Return the size of images (px) and their aspect ratio, by name, (rows, 2) and (rows, 1).
+
+    The cache is of the module: one of a method would keep every model that was ever loaded.
+    """
+    numbers = {"resolution": [[height, width]], "aspect_ratio": [[height / width]]}
+    return {
+        name: torch.tensor(own, dtype=dtype).to(device, non_blocking=True).expand(rows, -1)
+        for name, own in numbers.items()
+    }
