@@ -13,7 +13,7 @@ TORCH ?=
 $(if $(filter-out cpu,$(TORCH)),$(error TORCH is `cpu`, or empty; it is `$(TORCH)`))
 TORCH_INDEX ?= $(if $(filter cpu,$(TORCH)),$(shell sed -n 's/^ARG TORCH_INDEX=//p' cluster/Dockerfile))
 
-.PHONY: help setup demo test parity compiled explore faults cluster exits lint shapes-accuracy digests clean
+.PHONY: help setup demo test parity compiled explore faults cluster exits lint shapes-accuracy digests rules clean
 
 help:
 	@echo "make setup            make .venv with darkroom in it"
@@ -27,6 +27,7 @@ help:
 	@echo "make exits            every verb that reads Parquet 100 times: exit code 0 each time"
 	@echo "make shapes-accuracy  how often the built-in model draws what it was told"
 	@echo "make digests          whether the demo's pictures are the same bytes however they are rendered"
+	@echo "make rules            copy the rules of cluster/prometheus into the Kubernetes files"
 	@echo "make clean            remove .venv and what tests left"
 
 setup: $(READY)
@@ -102,6 +103,13 @@ shapes-accuracy: $(DEVELOPMENT)
 
 digests: $(DEVELOPMENT)
 	$(BIN)/python -m benchmarks.digests
+
+# A PrometheusRule has the groups of a rule file below `spec`.
+RULE := cluster/kuberay/base/prometheusrule.yaml
+
+rules:
+	{ sed '/^spec:/q' $(RULE); sed -n '/^groups:/,$$p' cluster/prometheus/rules.yml | sed 's/./  &/'; } > $(RULE).new
+	mv $(RULE).new $(RULE)
 
 clean:
 	rm -rf $(VENV) .work .mypy_cache .ruff_cache .pytest_cache .hypothesis

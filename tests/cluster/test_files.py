@@ -1,4 +1,4 @@
-"""The files of ``cluster/`` against the schemas that Kubernetes checks them with, and against the code."""
+"""The files of ``cluster/`` against the README and the code; those for Kubernetes in ``test_kubernetes.py``."""
 
 import json
 import os
@@ -9,19 +9,14 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from unittest.mock import patch
 
 import pytest
-import yaml
-from jsonschema import Draft202012Validator
-from ray._private import ray_constants
 
 import pipeline.output.tables
-from pipeline.config import load_job
 from pipeline.storage.local import LocalStore
 from tests.faults.commit import patch_segments
 from tests.faults.without_ray import Painter, launch_here, plan_of
@@ -29,148 +24,17 @@ from tests.faults.without_ray import Painter, launch_here, plan_of
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 README = CLUSTER / "README.md"
-SCHEMAS = ROOT.parent / "shared" / "data"
-KINDS = {
-    "RayCluster": "kuberay-crd-rayclusters.yaml",
-    "RayJob": "kuberay-crd-rayjobs.yaml",
-    "RayCronJob": "kuberay-crd-raycronjobs.yaml",
-}
-
-
-def documents(pattern: str = "*.yaml") -> Iterator[tuple[str, dict[str, Any]]]:
-    for path in sorted((CLUSTER / "kuberay").glob(pattern)):
-        for document in yaml.safe_load_all(path.read_text()):
-            yield path.name, document
-
-
-RAY = [(name, document) for name, document in documents() if document["kind"] in KINDS]
-
-
-def schema_of(kind: str, version: str) -> dict[str, Any]:
-    path = SCHEMAS / KINDS[kind]
-    if not path.exists():
-        pytest.skip(f"no schema of {kind} beside this checkout: {path}")
-    found = yaml.load(path.read_text(), yaml.CSafeLoader)["spec"]["versions"]
-    (schema,) = [entry["schema"]["openAPIV3Schema"] for entry in found if f"ray.io/{entry['name']}" == version]
-    made: dict[str, Any] = strict(schema)
-    return made
-
-
-def strict(schema: Any) -> Any:
-    """The same as JSON Schema, where an unknown key is an error: Kubernetes would silently drop it."""
-    if isinstance(schema, list):
-        return [strict(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    made = {key: strict(value) for key, value in schema.items()}
-    open_ = made.get("x-kubernetes-preserve-unknown-fields") or "additionalProperties" in made
-    if isinstance(made.get("properties"), dict) and made.get("type") == "object" and not open_:
-        made["additionalProperties"] = False
-    return made
-
-
-@pytest.mark.parametrize(("name", "document"), RAY, ids=[name for name, _ in RAY])
-def test_kuberays_files_are_valid(name: str, document: dict[str, Any]) -> None:
-    schema = schema_of(document["kind"], document["apiVersion"])
-    faults = [
-        f"{error.json_path}: {error.message[:200]}" for error in Draft202012Validator(schema).iter_errors(document)
-    ]
-    assert not faults
-
-
-def test_the_check_finds_faults() -> None:
-    _, job = next((name, document) for name, document in RAY if document["kind"] == "RayJob")
-    validator = Draft202012Validator(schema_of("RayJob", "ray.io/v1"))
-    assert list(validator.iter_errors({**job, "spec": {**job["spec"], "entrypiont": "x"}}))
-    assert list(validator.iter_errors({**job, "spec": {**job["spec"], "backoffLimit": "two"}}))
-
-
-def job_spec(document: dict[str, Any]) -> dict[str, Any]:
-    spec: dict[str, Any] = document["spec"]
-    found: dict[str, Any] = spec.get("jobTemplate", spec)
-    return found
-
-
-def cluster_spec(document: dict[str, Any]) -> dict[str, Any]:
-    spec = job_spec(document)
-    found: dict[str, Any] = spec.get("rayClusterSpec", spec)
-    return found
-
-
-def test_all_of_them_describe_the_same_cluster() -> None:
-    assert len(RAY) == 3
-    assert all(cluster_spec(document) == cluster_spec(RAY[0][1]) for _, document in RAY)
-
-
-def test_the_cluster_is_closed_and_its_pods_are_harmless() -> None:
-    spec = cluster_spec(RAY[0][1])
-    assert spec["authOptions"] == {"mode": "token"}
-    assert spec["headGroupSpec"]["serviceType"] == "ClusterIP"
-    assert "dashboard-host" not in spec["headGroupSpec"]["rayStartParams"]
-    groups = (spec["headGroupSpec"], *spec["workerGroupSpecs"])
-    submitters = [job_spec(document).get("submitterPodTemplate") for _, document in RAY]
-    assert [bool(pod) for pod in submitters] == [document["kind"] != "RayCluster" for _, document in RAY]
-    boxes = [spec["autoscalerOptions"]]
-    for pod in [*(group["template"]["spec"] for group in groups), *(pod["spec"] for pod in submitters if pod)]:
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        boxes += pod["containers"]
-    harmless = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    assert all(box["securityContext"] == harmless for box in boxes)
-    (policy,) = [document for _, document in documents() if document["kind"] == "NetworkPolicy"]
-    assert policy["spec"]["podSelector"] == {}
-    assert policy["spec"]["policyTypes"] == ["Ingress"]
-    others = [rule for rule in policy["spec"]["ingress"] if rule["from"] != [{"podSelector": {}}]]
-    assert [port["port"] for rule in others for port in rule["ports"]] == [8265, 8080]
-
-
-def variables(group: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    (box,) = group["template"]["spec"]["containers"]
-    return {entry["name"]: entry for entry in box["env"]}
-
-
-def test_a_node_that_leaves_drains_within_its_grace_period() -> None:
-    for group in cluster_spec(RAY[0][1])["workerGroupSpecs"]:
-        drained_s = int(variables(group)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]["value"])
-        assert 30 < drained_s < group["template"]["spec"]["terminationGracePeriodSeconds"]
-    assert hasattr(ray_constants, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"), "Ray reads it"
-
-
-def test_the_secret_of_the_hubs_token_may_be_missing_and_is_in_the_readme() -> None:
-    spec = cluster_spec(RAY[0][1])
-    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
-        secret = variables(group)["HF_TOKEN"]["valueFrom"]["secretKeyRef"]
-        assert secret == {"name": "darkroom-hub", "key": "token", "optional": True}
-    assert "create secret generic darkroom-hub --namespace darkroom --from-file=token=" in README.read_text()
-
-
-def test_the_ray_of_the_files_is_ours() -> None:
-    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
-    assert cluster_spec(RAY[0][1])["rayVersion"] == pinned["ray"]
-
-
-def test_the_job_of_the_files_loads(tmp_path: Path) -> None:
-    (config,) = [document for _, document in documents() if document["kind"] == "ConfigMap"]
-    (tmp_path / "job.yaml").write_text(config["data"]["job.yaml"])
-    job = load_job(tmp_path / "job.yaml", [], date.today())
-    groups = cluster_spec(RAY[0][1])["workerGroupSpecs"]
-    assert job.workers.count == sum(group["maxReplicas"] for group in groups)
-    entrypoints = {document["kind"]: job_spec(document).get("entrypoint") for _, document in RAY}
-    assert entrypoints == {
-        "RayCluster": None,
-        "RayJob": "darkroom render /etc/darkroom/job.yaml --json",
-        "RayCronJob": "darkroom render /etc/darkroom/job.yaml --skip-bad-rows --json",
-    }
 
 
 def test_nothing_in_the_files_is_left_unexplained() -> None:
-    """What has to be filled in is named in the README, and the README names every file."""
+    """What has to be filled in is named in the README, and the README names every file, or its directory."""
     readme = README.read_text()
     text = "".join(path.read_text() for path in CLUSTER.rglob("*.yaml")) + (CLUSTER / "iam" / "render.json").read_text()
     assert set(re.findall(r"\b(?:BUCKET|REGISTRY|ACCOUNT)\b", text)) <= set(re.findall(r"`([A-Z]+)`", readme))
     for path in CLUSTER.rglob("*"):
         if path.suffix in (".yaml", ".yml", ".json"):
-            assert f"`{path.relative_to(CLUSTER).as_posix()}`" in readme
+            named = path.parent if path.name == "kustomization.yaml" and path.parent.name != "base" else path
+            assert f"`{named.relative_to(CLUSTER).as_posix()}`" in readme
 
 
 def statements(policy: str) -> Iterator[tuple[list[str], list[str]]]:
