@@ -1,7 +1,8 @@
-"""What a family of models makes of a recipe, from its class and JSON alone.
+"""Facts of a family of models that planning needs, from its class and JSON alone.
 
-A family decides what really matters for the pixels (``effective_guidance``, ``uses_negative_prompt``) and how many
-rows of the denoiser's batch an image takes (``rows``). Planning merges recipes by it; the renderer obeys it.
+A family says which parts of a recipe decide the pixels (``effective_guidance``, ``uses_negative_prompt``) and how many
+rows of the denoiser's batch an image takes (``rows``). Planning merges recipes by these facts, and the renderer follows
+them.
 """
 
 from collections.abc import Hashable, Mapping
@@ -15,16 +16,16 @@ from pipeline.schedulers import SCHEDULERS, evaluations
 
 
 class Guidance(Enum):
-    """How a model takes its guidance scale."""
+    """The use that a model makes of its guidance scale."""
 
     CLASSIFIER_FREE = "classifier_free"
-    """Two rows, conditional and unconditional; at most 1 means unguided: one row, no negative prompt."""
+    """Two rows, unconditional and conditional. A scale of at most 1 is unguided: one row, no negative prompt."""
     FROM_CONDITIONAL = "from_conditional"
-    """As above, but counted from the conditional prediction, c + g (c - u): at most 0 means unguided."""
+    """Two rows, with the prediction c + g (c - u). A scale of at most 0 is unguided."""
     EMBEDDED = "embedded"
-    """An input of the network: every value is another image, one row."""
+    """One row. The scale is an input of the network, and each value gives another image."""
     NONE = "none"
-    """No input for it: the value is dropped from the recipe, one row."""
+    """One row. The network has no such input, and the scale is removed from the recipe."""
 
 
 _GUIDED_ABOVE: Mapping[Guidance, float] = {Guidance.CLASSIFIER_FREE: 1.0, Guidance.FROM_CONDITIONAL: 0.0}
@@ -32,49 +33,49 @@ _GUIDED_ABOVE: Mapping[Guidance, float] = {Guidance.CLASSIFIER_FREE: 1.0, Guidan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """Facts of one stock diffusers pipeline class; defaults are those of its ``__call__``."""
+    """Facts of one diffusers pipeline class. Defaults are those of its ``__call__``."""
 
     name: str
     guidance: Guidance
     guidance_scale: float
     num_inference_steps: int
     patch: int = 1
-    """Latent pixels per side of one token of the denoiser; sizes divide by the autoencoder's factor times this."""
+    """Latent pixels per side of a token of the denoiser. Sizes must divide by this times the autoencoder's factor."""
     flow: bool = False
-    """Trained by flow matching: takes the schedulers for that, and only those."""
+    """Whether the model was trained by flow matching. It takes either schedulers for that or all others."""
     given_sigmas: bool = False
-    """The pipeline gives its own sigmas, or a shift for the size, to the scheduler, which must take them."""
+    """Whether the pipeline passes its own sigmas, or a shift for the size, to the scheduler, which must accept them."""
     sample_size: int = 64
-    """Latent pixels per side where the denoiser's configuration says nothing."""
+    """Latent pixels per side if the denoiser's configuration has no such key."""
     positions: Literal["side", "area"] = "side"
-    """What ``pos_embed_max_size`` of the denoiser's configuration counts: tokens per side, or of a whole square."""
+    """The unit of ``pos_embed_max_size`` in the denoiser's configuration: tokens per side, or tokens of a square."""
     single: bool = False
-    """Rendered by one call of the stock pipeline per image: slower, correct for any diffusers pipeline."""
+    """Whether each image is rendered by one call of the diffusers pipeline, which is slower."""
     lists: tuple[str, ...] = ("timesteps", "sigmas")
-    """What its call, or our adapter, takes in place of a step count."""
+    """Lists that the pipeline's call, or our adapter, takes in place of a step count."""
     negative_prompts: bool = True
-    """Whether the call of a ``single`` one takes them."""
+    """Whether the pipeline of a ``single`` family takes negative prompts."""
     text_parts: tuple[str, ...] = ("text_encoder", "tokenizer")
-    """Text encoders and tokenizers without which no prompt can be drawn; models may leave others out."""
+    """Names of the text encoders and tokenizers that a model must have. It may leave out others."""
     loras: bool = True
-    """Whether the stock pipeline can load LoRAs."""
+    """Whether the diffusers pipeline can load LoRAs."""
     own_schedulers: tuple[str, ...] | None = None
-    """Where only some can work; None: all of its kind."""
+    """Names of the schedulers that work; None for all that suit ``flow``."""
     px_per_token: int = 256
-    """Pixels of an image per token of the denoiser: a patch of a transformer, 16 x 16 px.
+    """Pixels of an image per token of the denoiser. A transformer's patch has 16 x 16 px.
 
-    For a U-Net, the harmonic mean over its layers weighted by their FLOPs (``python -m benchmarks.row_facts``).
+    For a U-Net this is the harmonic mean over its layers, weighted by FLOPs (``python -m benchmarks.row_facts``).
     """
     row_values_per_px: int = 290
-    """Values alive at the denoiser's peak per row of the batch and pixel of an image, counted by the same command."""
+    """Values in memory at the denoiser's peak, per row of the batch and pixel of an image, from the same command."""
 
     @property
     def guided_above(self) -> float | None:
-        """The largest guidance scale that leaves an image unguided; None where the scale is no weight of two rows."""
+        """The largest guidance scale of an unguided image; None if the scale does not weight two rows."""
         return _GUIDED_ABOVE.get(self.guidance)
 
     def effective_guidance(self, guidance_scale: float) -> float | None:
-        """What the guidance scale amounts to; None where the model takes none."""
+        """Return the guidance scale that decides the pixels; None if the model takes none."""
         if self.guidance is Guidance.NONE:
             return None
         if self.guided_above is not None and guidance_scale <= self.guided_above:
@@ -82,34 +83,35 @@ class Family:
         return guidance_scale + 0.0  # -0.0 becomes 0.0: one image, one id
 
     def uses_negative_prompt(self, effective_guidance: float | None) -> bool:
+        """Return whether a negative prompt changes the image."""
         return self.negative_prompts if self.single else self.rows(effective_guidance) == 2
 
     def rows(self, effective_guidance: float | None) -> int:
-        """Rows of the denoiser's batch that one image takes."""
+        """Return the number of rows of the denoiser's batch that one image takes."""
         if self.guided_above is None or effective_guidance is None:
             return 1
         return 2 if effective_guidance > self.guided_above else 1
 
     def effective(self, recipe: Recipe) -> Recipe:
-        """Return the recipe without what the model ignores, so that equal images have equal recipes."""
+        """Return the recipe without the parts that the model ignores, so that equal images have equal recipes."""
         guidance = None if recipe.guidance_scale is None else self.effective_guidance(recipe.guidance_scale)
         kept = recipe.negative_prompt if self.uses_negative_prompt(guidance) else None
         return replace(recipe, guidance_scale=guidance, negative_prompt=kept)
 
     def batch_key(self, recipe: Recipe) -> Hashable:
-        """Return what fixes the shapes of a batch and its weights: images of one key can share a batch."""
+        """Return the key of a batch's shapes and weights. Images with equal keys can share a batch."""
         return recipe.width, recipe.height
 
     def cost(self, recipe: Recipe) -> float:
-        """Return rows of the denoiser's batch times megapixels that an effective recipe takes, over all evaluations.
+        """Return the cost of an effective recipe: rows times megapixels, summed over the calls of the denoiser.
 
-        Raises ``InputError`` for a scheduler that does not exist.
+        Raise ``InputError`` for a scheduler that does not exist.
         """
         calls = evaluations(recipe.scheduler, recipe.num_inference_steps)
         return calls * self.rows(recipe.guidance_scale) * recipe.megapixels
 
     def schedulers(self) -> tuple[str, ...]:
-        """Names of ``SCHEDULERS`` this family can be sampled with."""
+        """Return the names in ``SCHEDULERS`` that work with this family."""
         return tuple(
             name
             for name, kind in SCHEDULERS.items()
@@ -118,7 +120,7 @@ class Family:
         )
 
     def max_side_px(self, denoiser_config: Mapping[str, Any], factor: int) -> int | None:
-        """The largest width or height whose tokens the denoiser has positions for; None where any size will do."""
+        """Return the largest width or height that the denoiser has positions for; None if there is no limit."""
         most = denoiser_config.get("pos_embed_max_size")
         if not isinstance(most, int):
             return None
@@ -164,7 +166,7 @@ def _single(
     patch: int = 2,
     **more: Any,
 ) -> Family:
-    """A class without an adapter: nothing is known to be equal, so no recipes are merged."""
+    """Return the facts of a class without an adapter. Its recipes are not merged, as none are known to be equal."""
     return Family(
         name="single",
         guidance=Guidance.EMBEDDED,
@@ -230,13 +232,13 @@ FAMILIES: Mapping[str, Family] = {
     "StableDiffusionXLPAGPipeline": _single(5.0, 50, flow=False, patch=1, text_parts=_SECOND_ENCODER),
     "ZImagePipeline": _single(5.0, 50, flow=True, given_sigmas=True),
 }
-"""By the class that a model's ``model_index.json`` names."""
+"""Families by the class that a model's ``model_index.json`` names."""
 
 
 def family_of(class_name: str, denoiser_config: Mapping[str, Any], *, single: bool = False) -> Family | None:
-    """The family of a model, or None for a class Darkroom does not know. With ``single``, one call per image.
+    """Return the family of a model, or None for an unknown class. ``single`` asks for one call per image.
 
-    The denoiser's configuration says how guidance enters: a U-Net with ``time_cond_proj_dim`` (latent consistency
+    The denoiser's configuration says how guidance enters. A U-Net with ``time_cond_proj_dim`` (latent consistency
     models, arXiv:2310.04378) embeds the guidance scale, a Flux without ``guidance_embeds`` (schnell) takes none.
     """
     family = FAMILIES.get(class_name)

@@ -1,6 +1,6 @@
-"""Layers that compute in float8 (``model.precision: fp8``), and what a job needs for them; from JSON and headers alone.
+"""Layers that compute in float8 (``model.precision: fp8``), and the requirements of a job that uses it.
 
-``pipeline/rendering/precision.py`` quantizes the layers that are named here.
+This module reads JSON and safetensors headers only. ``pipeline/rendering/precision.py`` quantizes the layers.
 """
 
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ from pipeline.model.files import denoiser_of, read_json
 from pipeline.model.weights import tensors_of, weights_in
 
 DTYPE = "bfloat16"
-"""The only dtype that float8 multiplications with a scale per row return."""
+"""The only dtype that a float8 multiplication with a scale per row returns."""
 MULTIPLE = 16
-"""Inputs and outputs of a float8 multiplication are a multiple of this."""
+"""The number that must divide the inputs and outputs of a float8 multiplication."""
 _WITHOUT = "leave model.precision out"
 
 
 def takes_float8(name: str, shape: Sequence[int]) -> bool:
     """Return whether a layer computes in float8, from its dotted name in the denoiser and its weight's shape.
 
-    These are the linear layers of the transformer blocks, but for those of the blocks' norms, whose inputs and outputs
-    are multiples of 16.
+    These are the linear layers of transformer blocks whose inputs and outputs are multiples of 16. Layers of the
+    blocks' norms are excluded.
     """
     parts = name.split(".")
     in_block = any(part.endswith("transformer_blocks") for part in parts)
@@ -32,7 +32,7 @@ def takes_float8(name: str, shape: Sequence[int]) -> bool:
 
 
 def check_job(facts: ModelFacts, *, dtype: str, gpus: str | float) -> None:
-    """Raise ``InputError`` where a job with float8 cannot be rendered, as far as is known before any worker starts."""
+    """Raise ``InputError`` for a job with float8 that cannot be rendered. Workers check their devices later."""
     check_installed()
     if dtype != "auto":
         check_dtype(dtype)
@@ -43,7 +43,7 @@ def check_job(facts: ModelFacts, *, dtype: str, gpus: str | float) -> None:
 
 
 def check_installed() -> None:
-    """Raise ``JobFileError`` where torchao is not installed; it is not imported."""
+    """Raise ``JobFileError`` if torchao is not installed. It is not imported."""
     if find_spec("torchao") is None:
         raise JobFileError(
             "fp8 needs torchao, which is not installed",
@@ -54,7 +54,7 @@ def check_installed() -> None:
 
 
 def check_dtype(dtype: str) -> None:
-    """Raise ``JobFileError`` for a dtype that float8 multiplications do not return."""
+    """Raise ``JobFileError`` for a dtype other than bfloat16."""
     if dtype != DTYPE:
         raise JobFileError(
             "fp8 cannot be combined with this dtype",
@@ -75,7 +75,7 @@ def not_batched(class_name: str) -> JobFileError:
 
 
 def no_gpu(where: str, value: object) -> JobFileError:
-    """Return the error for workers whose device cannot multiply float8."""
+    """Return the error for a device that cannot multiply float8."""
     return JobFileError(
         "fp8 needs NVIDIA GPUs of compute capability 8.9 or higher (Ada, Hopper or newer)",
         where=where,

@@ -1,7 +1,7 @@
-"""Rows of the denoiser's batch where the job does not say: a function, so that launches agree.
+"""The number of rows of the denoiser's batch for a job that does not set it. All launches compute the same.
 
-A GPU is busy once a call has about ``SATURATING_TOKENS`` tokens; more rows gain little and cost memory and latency.
-``darkroom calibrate`` measures what is best on one device.
+A call of about ``SATURATING_TOKENS`` tokens keeps a GPU busy; more rows gain little and cost memory and latency.
+``darkroom calibrate`` measures the best number on one device.
 """
 
 from collections.abc import Iterable
@@ -12,24 +12,24 @@ from pipeline.model.family import Family
 
 CPU_ROWS = 16
 LEAST_ROWS, MOST_ROWS = 2, 64
-"""A guided task takes two rows. Every row costs time of the host, so small images do not get more than 64."""
+"""The bounds of the number of rows. A guided task takes two. Every row costs host time, also for small images."""
 SATURATING_TOKENS = 32_768
 KEPT_FREE_BYTES = 2_000_000_000
 _SHARE_OF_MEMORY = 0.25
-"""The rest is for weights, text encoders, the batch's state and what the allocator wastes."""
+"""The fraction of memory for the denoiser's activations. Weights, text encoders and the batch's state need the rest."""
 _BYTES_OF_DTYPE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRows:
-    """Rows by image size: the same for one size whatever other sizes there are, now or in a later launch."""
+    """The number of rows by image size. It does not depend on other sizes of this launch or a later one."""
 
     fixed: int | None = None
-    """The rows of all sizes, where the job says so."""
+    """The number of rows for all sizes, if the job sets it."""
     family: Family
     dtype: str
     device_bytes: int | None
-    """Memory of the GPU they are computed for; None on CPUs."""
+    """Bytes of memory of the GPU; None on CPUs."""
 
     def __call__(self, width: int, height: int) -> int:
         """Return the rows for images of this size (px)."""
@@ -41,9 +41,9 @@ class BatchRows:
 
 
 def auto_rows(family: Family, width: int, height: int, dtype: str, device_bytes: int | None) -> int:
-    """Return the power of two nearest to ``SATURATING_TOKENS`` by the tokens of one row, or as many rows as fit.
+    """Return the number of rows that has about ``SATURATING_TOKENS`` tokens and fits in memory, a power of two.
 
-    ``width`` and ``height`` are in px, ``device_bytes`` is the memory of a GPU or None for CPUs.
+    ``width`` and ``height`` are in px. ``device_bytes`` is the memory of a GPU, None for CPUs.
     """
     if device_bytes is None:
         return CPU_ROWS
@@ -54,6 +54,6 @@ def auto_rows(family: Family, width: int, height: int, dtype: str, device_bytes:
 
 
 def _most_fitting(values: float, dtype: str, device_bytes: int) -> int:
-    """Return the exponent of the largest power of two of rows that fit, each with so many values; below 0 for none."""
+    """Return the exponent of the largest power of two of rows of ``values`` each that fits; -1 or less if none does."""
     available = _SHARE_OF_MEMORY * (device_bytes - KEPT_FREE_BYTES)
     return int(available // (values * _BYTES_OF_DTYPE[dtype])).bit_length() - 1 if available > 0 else -1

@@ -1,8 +1,9 @@
-"""A loaded model in the engine's terms: the functions that all families share. Each family has a file in ``families``.
+"""The interface between the engine and a loaded model, with the functions that all families share.
 
-Every tensor function keeps to fixed shapes: what is missing to a full batch is filled with dummies, so that a
-model compiles once and an image does not depend on its neighbours. The network, the text encoders and the autoencoder
-see what they see in the family's diffusers pipeline called with one prompt; latents are float32 between the steps.
+Each family has a file in ``families``. Every tensor function keeps to fixed shapes, and dummy rows fill an incomplete
+batch. So a model compiles once, and an image does not depend on its neighbours. The network, the text encoders and
+the autoencoder get the same inputs as in the family's diffusers pipeline called with one prompt. Latents are float32
+between the steps.
 """
 
 from abc import ABC, abstractmethod
@@ -23,7 +24,7 @@ from pipeline.rendering.trajectory import Trajectory, build_trajectory
 from pipeline.schedulers import scheduler_of, usable_schedulers
 
 Text = str | None
-"""What one row is told. None is zeros in place of an embedding, which some families take for no negative prompt."""
+"""The prompt of one row. None means an embedding of zeros, which some families use for an absent negative prompt."""
 
 Rows = Mapping[str, Tensor]
 """Inputs of the denoiser by name, each (rows, ...)."""
@@ -31,12 +32,12 @@ Rows = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """Texts as the denoiser takes them."""
+    """Encoded texts, as the denoiser takes them."""
 
     rows: Rows
-    """Each (texts, ...)"""
+    """Inputs of the denoiser by name, each (texts, ...)."""
     truncated: tuple[bool, ...]
-    """By text: it has more tokens than a text encoder's window."""
+    """Whether each text has more tokens than a text encoder's window."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +45,7 @@ class Adapter(ABC):
     """The functions of one loaded model; holds no state of any task."""
 
     modules: ClassVar[tuple[str, ...]]
-    """Parts of the stock pipeline with weights that must be there."""
+    """Names of the parts that the diffusers pipeline must have."""
     denoiser_name: ClassVar[str] = "unet"
     scaled_input: ClassVar[bool] = True
     """Whether the pipeline scales the first noise and the network's input as its scheduler says."""
@@ -56,40 +57,41 @@ class Adapter(ABC):
     dtype: torch.dtype
     schedulers: ModelSchedulers
     compiled: bool = False
-    """The denoiser and the decoder are compiled, once for each shape."""
+    """Whether the denoiser and the decoder are compiled, once for each shape."""
     encode_rows: int = 8
-    """Texts in one call of the text encoders."""
+    """Number of texts in one call of the text encoders."""
 
     @property
     def latent_factor(self) -> int:
-        """px of the picture per side of one latent pixel"""
+        """Pixels of the image per latent pixel, along one side."""
         return int(self.stock.vae_scale_factor)
 
     @cached_property
     def network(self) -> Any:
-        """The denoiser as diffusers has it."""
+        """The denoiser, a module of diffusers."""
         return getattr(self.stock, self.denoiser_name)
 
     @cached_property
     def denoiser(self) -> Any:
-        """What is called at every step: the network, compiled or not."""
+        """The callable of every step: the network, compiled or not."""
         return Compiled(self.network) if self.compiled else self.network
 
     def rows(self, recipe: Recipe) -> int:
-        """Rows of the denoiser's batch: 2 (unconditional, conditional) when guided so, else 1."""
+        """Return the rows of the denoiser's batch that an image takes: 2 (unconditional, conditional), or 1."""
         return self.family.rows(recipe.guidance_scale)
 
     def texts(self, recipe: Recipe) -> tuple[Text, ...]:
-        """Return the text of each row, in row order. Raises ``TypeError`` for a prompt that is no text."""
+        """Return the text of each row, in row order. Raise ``TypeError`` for a prompt that is not text."""
         prompt, negative = _text(recipe.prompt), _text("" if recipe.negative_prompt is None else recipe.negative_prompt)
         return (negative if negative.strip() else self.no_negative_prompt, prompt)[-self.rows(recipe) :]
 
     @property
     def no_negative_prompt(self) -> Text:
+        """The text of the unconditional row of an image without a negative prompt."""
         return ""
 
     def encode(self, texts: Sequence[Text]) -> Encoded:
-        """Up to ``encode_rows`` texts; shorter and longer texts are padded and cut to the encoders' windows."""
+        """Encode up to ``encode_rows`` texts. Texts are padded and cut to the encoders' windows."""
         assert 0 < len(texts) <= self.encode_rows
         padded = [text or "" for text in [*texts, *[""] * (self.encode_rows - len(texts))]]
         rows = self.encode_texts(padded)
@@ -103,20 +105,20 @@ class Adapter(ABC):
 
     @abstractmethod
     def encode_texts(self, texts: list[str]) -> Rows:
-        """Exactly ``encode_rows`` texts to the inputs of the denoiser that depend on the text."""
+        """Return the inputs of the denoiser that depend on the text, for exactly ``encode_rows`` texts."""
 
     def windows(self) -> Mapping[str, int]:
-        """Tokens that fit, the special ones included, by the name of the tokenizer."""
+        """Return each text encoder's window in tokens, special ones included, by the name of its tokenizer."""
         return {"tokenizer": self.stock.tokenizer.model_max_length}
 
     def extras(self, recipe: Recipe) -> Rows:
-        """Inputs of the denoiser that depend on the recipe but not on its texts, each (1, ...)."""
+        """Return the inputs of the denoiser that depend on the recipe but not on its texts, each (1, ...)."""
         return {}
 
     def trajectory(self, scheduler: str, num_inference_steps: int, width: int, height: int) -> Trajectory:
         """Return the steps of a scheduler for images of this size (px).
 
-        Raises ``RenderError`` for one that the family cannot be sampled with, and as ``require_steps`` does.
+        Raise ``RenderError`` for a scheduler that does not suit the family, and as ``require_steps`` does.
         """
         found, allowed = scheduler_of(scheduler), self.family.schedulers()
         if found.name not in allowed:
@@ -132,13 +134,13 @@ class Adapter(ABC):
         )
 
     def step_output(self, num_inference_steps: int) -> int:
-        """Return which of the outputs of a scheduler's ``step`` the pipeline goes on with."""
+        """Return the index of the output of a scheduler's ``step`` that the pipeline uses as the next latent."""
         return 0
 
     def timing(
         self, config: Mapping[str, Any], *, num_inference_steps: int, width: int, height: int
     ) -> Mapping[str, Any]:
-        """Return what ``set_timesteps`` of a scheduler with this configuration is told beside the step count.
+        """Return further arguments of ``set_timesteps`` for a scheduler with this configuration.
 
         Sizes are in latent pixels.
         """
@@ -147,7 +149,7 @@ class Adapter(ABC):
     def first_noise(self, recipe: Recipe, generator: torch.Generator) -> Tensor:
         """Return the first noise of an image, (channels, h, w) in latent pixels, unit variance, on the CPU.
 
-        Raises ``RenderError`` for a size that the model cannot draw.
+        Raise ``RenderError`` for a size that the model cannot draw.
         """
         factor = self.latent_factor * self.family.patch
         if recipe.height % factor or recipe.width % factor:
@@ -159,18 +161,23 @@ class Adapter(ABC):
         return torch.randn(shape, generator=generator, dtype=self.dtype)
 
     def sent(self, tensor: Tensor) -> Tensor:
-        """A tensor of the CPU on the device, without waiting for what the device still has to do."""
+        """Copy a tensor from the CPU to the device without waiting for the device."""
         if self.device.type == "cpu":
             return tensor
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
     @property
     def latent_channels(self) -> int:
+        """The number of channels of a latent."""
         return int(self.network.config.in_channels)
 
     @abstractmethod
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Rows) -> Tensor:
-        """The denoiser once: (rows, channels, h, w), (rows,), ``encode``'s and ``extras``' rows -> latents' shape."""
+        """Call the denoiser once; return predictions, (rows, channels, h, w).
+
+        ``latents`` are (rows, channels, h, w), ``timesteps`` (rows,), ``conditioning`` the rows of ``encode`` and
+        ``extras``.
+        """
 
     def guidance(self, recipe: Recipe) -> float:
         """Return the weight of the conditional prediction in ``combine``, 1 for an unguided image."""
@@ -188,16 +195,19 @@ class Adapter(ABC):
         torch.lerp(unconditional, conditional, guidance, out=out)
 
     def decode(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents (n, c, h, w) to RGB (n, height, width, 3) 0..255, uint8, and which rows are finite, (n,)."""
+        """Decode latents (n, c, h, w) to RGB (n, height, width, 3) 0..255, uint8, and flags of finite images, (n,)."""
         decoded: tuple[Tensor, Tensor] = self.decoder(latents)
         return decoded
 
     def decode_in_float32(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """The same with float32 weights; widening half precision and narrowing it again changes no weight."""
+        """Decode as ``decode`` does, with float32 weights.
+
+        The weights are in half precision again afterwards, and none has changed.
+        """
         vae = self.stock.vae
         before = vae.dtype
         try:
-            # Module.to, because diffusers' own warns of each cast.
+            # The ``to`` of diffusers warns of each cast, so call that of torch.
             torch.nn.Module.to(vae, torch.float32)
             return self._decoded(latents.float())
         finally:
@@ -210,7 +220,7 @@ class Adapter(ABC):
 
     @cached_property
     def decoder(self) -> Any:
-        """What is called for each chunk of latents, compiled or not."""
+        """The callable that decodes a chunk of latents, compiled or not."""
         return Compiled(self._decoded) if self.compiled else self._decoded
 
     def _decoded(self, latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,7 +229,7 @@ class Adapter(ABC):
         return _pixels(images), images.isfinite().flatten(1).all(1)
 
     def unscaled(self, latents: Tensor) -> Tensor:
-        """Latents in the denoiser's scale to the autoencoder's."""
+        """Convert latents from the denoiser's scale to the autoencoder's."""
         unscaled: Tensor = latents / self.stock.vae.config.scaling_factor
         return unscaled
 
@@ -227,34 +237,37 @@ class Adapter(ABC):
         return list(self.windows().values())
 
     def _lengths(self, texts: list[str]) -> list[list[int]]:
-        """Tokens of each text by tokenizer; ``verbose``: the tokenizer would warn of what ``truncated`` tells."""
+        """Return the number of tokens of each text, by tokenizer.
+
+        ``verbose=False``: ``truncated`` says the same as the tokenizer's warning.
+        """
         return [
             [len(ids) for ids in getattr(self.stock, name)(self.converted(texts, name), verbose=False).input_ids]
             for name in self.windows()
         ]
 
     def converted(self, texts: list[str], tokenizer_name: str) -> list[str]:
-        """With the names of textual inversions spelled out, where the stock pipeline does so."""
+        """Spell out the names of textual inversions, as the diffusers pipeline does."""
         convert: Callable[[list[str], Any], list[str]] | None = getattr(self.stock, "maybe_convert_prompt", None)
         return texts if convert is None else convert(texts, getattr(self.stock, tokenizer_name))
 
 
 def _where(told: Tensor, rows: Tensor) -> Tensor:
-    """Rows (n, ...) with zeros where ``told`` (n,) is False."""
+    """Return the rows (n, ...) with zeros where ``told`` (n,) is False."""
     return rows.where(told.view(-1, *[1] * (rows.ndim - 1)), torch.zeros_like(rows))
 
 
 def _text(text: object) -> str:
-    """Return a text, or raise ``TypeError``: tokenizers take lists of many things."""
+    """Return a text, or raise ``TypeError``. Tokenizers would accept lists of other types."""
     if not isinstance(text, str):
         raise TypeError(f"a prompt must be text, not {type(text).__name__}")
     return text
 
 
 def _pixels(images: Tensor) -> Tensor:
-    """(n, 3, height, width), about -1..1, to (n, height, width, 3) 0..255, rounded as diffusers' image processor does.
+    """Convert (n, 3, height, width), about -1..1, to (n, height, width, 3) 0..255.
 
-    The scaling to 0..1 is done in the images' own dtype and only then widened, as there.
+    As in diffusers' image processor, the scaling to 0..1 is done in the images' own dtype, and the rounding in float32.
     """
     unit = (images * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().contiguous()
     return (unit * 255).round().nan_to_num(0).to(torch.uint8)

@@ -1,10 +1,10 @@
 """The batch of the denoiser: the state of all its slots in one tensor, and one step for all of them at once.
 
-``planes`` is (planes, slots, channels * height * width), float32. Plane ``INPUT`` is what the network sees next,
-``LATENT`` the latent, then come the tensors that multistep schedulers keep, then ``PREDICTION`` and ``NOISE``. One step
-of every scheduler is a product of each slot's matrix (``trajectory.py``) with its planes, whatever the mix.
+``planes`` is (planes, slots, channels * height * width), float32. Plane ``INPUT`` is the next input of the network and
+``LATENT`` the latent. The tensors that multistep schedulers keep follow, then ``PREDICTION`` and ``NOISE``. One step of
+any mix of schedulers is the product of each slot's matrix (``trajectory.py``) with its planes.
 
-A slot is named by the row of its conditional prompt. A guided slot owns one more row, of its unconditional prompt.
+The number of a slot is the row of its conditional prompt. A guided slot has a second row, for its unconditional prompt.
 """
 
 from collections.abc import Hashable, Sequence
@@ -28,7 +28,7 @@ PREDICTION = LATENT + STATES
 NOISE = PREDICTION + 1
 PLANES = NOISE + 1
 _AFTER, _BEFORE = 1 + STATES, STATES + 2
-"""Planes that a step writes, the first ones, and planes that it reads, all but the first."""
+"""The number of planes that a step writes, from the first on, and of planes that it reads, from the second on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -38,21 +38,21 @@ class Slot:
     pending: Pending
     prepared: Prepared
     batch_rows: int
-    """Rows of the whole batch, as the image's metadata has it."""
+    """The number of rows of the whole batch, for the image's metadata."""
     before: Call
-    """The last call of the denoiser before this task was in it."""
+    """The last call of the denoiser before the task entered the batch."""
 
     @property
     def rows(self) -> int:
-        """Rows of the batch that the task takes: 2 when it is guided, else 1."""
+        """The number of rows that the task takes: 2 if it is guided, else 1."""
         return len(next(iter(self.prepared.rows.values())))
 
 
 class Batch:
-    """Slots of one batch key. Only admission and ``advance`` change them."""
+    """Slots of one batch key. ``admit``, ``advance`` and ``take_finished`` change them."""
 
     def __init__(self, adapter: Adapter, rows: int, latent_shape: torch.Size, *, key: Hashable) -> None:
-        """``latent_shape``: (channels, height, width) of every latent, in latent pixels."""
+        """``latent_shape`` is (channels, height, width) of every latent, in latent pixels."""
         self.rows, self.key = rows, key
         self._adapter, self._shape = adapter, latent_shape
         size = latent_shape.numel()
@@ -61,35 +61,37 @@ class Batch:
         self._slots: dict[int, Slot] = {}
         self._free = list(range(rows))
         self._steppers: dict[int, Stepper] = {}
-        """Of the slots whose schedulers are no tables of numbers."""
+        """The steppers of the slots whose schedulers are not linear."""
         self._every_row = np.arange(rows)
         self._owner, self._unconditional = self._every_row.copy(), self._every_row.copy()
-        """(rows,): the slot of each row, and the row of each slot's unconditional prompt, its own where unguided."""
+        """The slot of each row, and the row of each slot's unconditional prompt, its own if unguided; both (rows,)."""
         self._guidance = np.ones(rows, np.float32)
         self._sent: tuple[Tensor, Tensor, Tensor] | None = None
-        """The three above on the device; None after a slot came or left."""
+        """The three arrays above on the device; None after a change of slots."""
         self._step = np.zeros(rows, np.int64)
         self._steps = np.zeros(rows, np.int64)
-        """(slots,): steps taken, and steps in all, 0 for a free slot."""
+        """Steps taken and steps in all, each (slots,); 0 for a free slot."""
         self._matrices = np.zeros((rows, 1, _AFTER * _BEFORE), np.float32)
         self._timesteps = np.zeros((rows, 1), np.float32)
         self._draws = np.zeros((rows, 1), np.bool_)
 
     @property
     def slots(self) -> Sequence[Slot]:
-        """The tasks in the batch, in the order in which they came."""
+        """The tasks in the batch, in the order of their admission."""
         return list(self._slots.values())
 
     @property
     def used_rows(self) -> int:
+        """The number of rows that tasks have."""
         return self.rows - len(self._free)
 
     @property
     def free_rows(self) -> int:
+        """The number of rows without a task."""
         return len(self._free)
 
     def admit(self, slot: Slot) -> None:
-        """Give a task its rows, of which enough are free."""
+        """Give a task its rows. Enough of them must be free."""
         prepared = slot.prepared
         self._free.sort()
         rows, self._free = self._free[: slot.rows], self._free[slot.rows :]
@@ -110,7 +112,7 @@ class Batch:
                 self._conditioning[key][row] = own
 
     def predict(self) -> Tensor:
-        """Call the denoiser once for every row; returns (rows, channels, height, width), as ``advance`` takes it."""
+        """Call the denoiser once for all rows; return predictions, (rows, channels, height, width), for ``advance``."""
         owner, _, _ = self._on_device()
         numbers = self._matrices[self._every_row, self._step]
         timesteps = self._timesteps[self._owner, self._step[self._owner]]
@@ -120,7 +122,7 @@ class Batch:
         return self._adapter.predict(latents.view(-1, *self._shape), sent[numbers.size :], self._conditioning)
 
     def advance(self, predicted: Tensor) -> None:
-        """Take what ``predict`` returned, and one step of every slot's scheduler."""
+        """Take one step of every slot's scheduler with the predictions of ``predict``."""
         _, unconditional, guidance = self._on_device()
         conditional = predicted.flatten(1).float()
         planes, after = self._planes, self._next
@@ -133,7 +135,7 @@ class Batch:
         self._step += self._steps > 0
 
     def take_finished(self) -> list[tuple[Slot, Tensor]]:
-        """Take out the slots that have taken all their steps, each with its latent, (channels, height, width)."""
+        """Remove and return the finished slots, each with its latent, (channels, height, width)."""
         names = [name for name in self._slots if self._step[name] == self._steps[name]]
         if not names:
             return []
@@ -144,7 +146,7 @@ class Batch:
         trajectory = prepared.trajectory
         steps = len(trajectory.timesteps)
         self._step[name], self._steps[name] = 0, steps
-        # One row more than steps: a free slot and one that is just done read zeros.
+        # There is one entry more than steps, so that a free slot and a finished one read zeros.
         self._matrices, self._timesteps, self._draws = (
             _with_columns(numbers, steps + 1) for numbers in (self._matrices, self._timesteps, self._draws)
         )
@@ -155,7 +157,11 @@ class Batch:
         self._timesteps[name, :steps] = trajectory.timesteps
 
     def _on_device(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The slot of each row, the row of each slot's unconditional prompt, (rows,), and the guidance, (slots, 1)."""
+        """Return three tensors on the device.
+
+        They are the slot of each row, (rows,), the row of each slot's unconditional prompt, (slots,), and the guidance,
+        (slots, 1).
+        """
         if self._sent is None:
             owner, unconditional, guidance = (
                 self._adapter.sent(torch.from_numpy(array.copy()))
@@ -165,7 +171,7 @@ class Batch:
         return self._sent
 
     def _draw_noise(self) -> None:
-        """Draw what this step needs, each slot from its own generator, while the device is busy with the network."""
+        """Draw the noise of this step, each slot from its own generator, while the device runs the network."""
         drawing = np.flatnonzero(self._draws[self._every_row, self._step])
         if not len(drawing):
             return
@@ -178,7 +184,7 @@ class Batch:
         self._planes[NOISE].copy_(noise, non_blocking=True)
 
     def _advance_alone(self, name: int, stepper: Stepper) -> None:
-        # Schedulers keep what they are given, and the planes are written again: hence copies.
+        # Schedulers keep their arguments, and later steps overwrite the planes, so pass copies.
         prediction, before = (self._planes[plane, name].view(1, *self._shape).clone() for plane in (PREDICTION, LATENT))
         latent = stepper.step(prediction, before).flatten()
         self._next[LATENT, name] = latent
@@ -198,7 +204,7 @@ class Batch:
 
 
 def _with_columns(numbers: NDArray[Any], columns: int) -> NDArray[Any]:
-    """Return (slots, columns or more, …): the same, or a copy with zeros added."""
+    """Return the array, (slots, columns, …), or a copy with zeros appended if it has too few columns."""
     missing = columns - numbers.shape[1]
     if missing <= 0:
         return numbers

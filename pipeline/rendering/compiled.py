@@ -7,11 +7,11 @@ import torch
 from pipeline.rendering.determinism import COMPILE_OPTIONS
 
 MAX_SHAPES = 4
-"""Kept compiled; each holds code and, on a GPU, memory."""
+"""The most shapes that are kept compiled. Each holds code and, on a GPU, memory."""
 
 
 class Compiled:
-    """Calls a network through ``torch.compile``, which compiles it anew for each shape of its first input."""
+    """A network behind ``torch.compile``, which compiles it for each shape of its first input."""
 
     def __init__(self, network: Any) -> None:
         self._compiled: Any = torch.compile(network, dynamic=False, options=dict(COMPILE_OPTIONS))
@@ -21,7 +21,7 @@ class Compiled:
         first = args[0] if args else kwargs["hidden_states"]
         if first.shape not in self._shapes:
             if len(self._shapes) == MAX_SHAPES:
-                # Past its own limit torch would go on uncompiled and say so only in a log.
+                # Beyond a limit of its own torch would run uncompiled and only log it, so begin anew before that.
                 torch.compiler.reset()
                 self._shapes.clear()
             self._shapes.add(first.shape)

@@ -1,7 +1,7 @@
 """Memory of a device that other processes hold.
 
-It is not the job's fault and often free again after a while. So an engine without memory waits as long as others hold
-some, and takes fewer rows only where its own allocations fill the device.
+It is not the job's fault, and often it is free again after a while. So an engine that is out of memory waits if other
+processes hold some. It takes fewer rows only if its own allocations fill the device.
 """
 
 import logging
@@ -16,11 +16,11 @@ from pipeline.errors import DeviceHeldError, JobBrokenError
 _log = logging.getLogger(__name__)
 
 PAUSES_S = (10.0, 20.0, 40.0)
-"""Before each further try; then another process or node tries."""
+"""Seconds to wait before each retry. After the last one another process or node tries."""
 DOZE_S = 1.0
-"""The longest single sleep, so that an engine that waits is not taken for one that hangs."""
+"""Seconds of the longest single sleep. The watchdog would take a longer one for a hang."""
 NOTICED_BYTES = 2_000_000_000
-"""Others that hold less do not count: the own context, kernels and libraries are in no allocator's figures."""
+"""Memory of other processes that is ignored: this process's own context, kernels and libraries count as theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,28 +30,28 @@ class DeviceMemory:
     total: int
     free: int
     own: int
-    """Reserved by this process's allocator."""
+    """Bytes that this process's allocator has reserved."""
 
     @property
     def others(self) -> int:
-        """What other processes hold."""
+        """Bytes that other processes hold."""
         return max(0, self.total - self.free - self.own)
 
 
 def read_memory(device: str) -> DeviceMemory | None:
-    """Return the memory of a GPU; None for ``cpu``, and where there is no GPU."""
+    """Return the memory of a GPU; None for ``cpu`` and on a machine without GPUs."""
     if device == "cpu" or not torch.cuda.is_available():
         return None
     own = torch.cuda.memory_reserved(device)
     try:
         free, total = torch.cuda.mem_get_info(device)
-    except RuntimeError:  # too full for the context that the question itself needs
+    except RuntimeError:  # the call itself needs a context, for which there is no memory
         free, total = 0, torch.cuda.get_device_properties(device).total_memory
     return DeviceMemory(total=total, free=free, own=own)
 
 
 class Patience:
-    """Waits for memory that other processes hold, after out-of-memory errors of one engine."""
+    """The pauses of one engine after out-of-memory errors, while other processes hold memory."""
 
     def __init__(
         self,
@@ -61,22 +61,22 @@ class Patience:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """``read`` returns the device's memory, None where nobody knows what others hold."""
+        """``read`` returns the device's memory, or None if it is unknown what other processes hold."""
         self._read, self._pauses_s, self._clock, self._sleep = read, pauses_s, clock, sleep
         self._taken, self._until, self._failed = 0, float("-inf"), False
 
     def held(self) -> DeviceMemory | None:
-        """Return the device's memory where other processes hold a part that counts, else None."""
+        """Return the device's memory if other processes hold more than ``NOTICED_BYTES``, else None."""
         memory = self._read()
         return memory if memory is not None and memory.others > NOTICED_BYTES else None
 
     @property
     def pausing(self) -> bool:
-        """Whether a pause lasts."""
+        """Whether a pause is in progress."""
         return self._clock() < self._until
 
     def begin_pause(self) -> bool:
-        """Begin the next pause where others hold memory; return whether there was one left to begin."""
+        """Begin the next pause if other processes hold memory and a pause is left; return whether one began."""
         memory = self.held()
         if memory is None or self._taken == len(self._pauses_s):
             return False
@@ -87,7 +87,7 @@ class Patience:
         return True
 
     def doze(self) -> bool:
-        """Sleep for a moment while a pause lasts; return whether it does."""
+        """Sleep for a moment if a pause is in progress; return whether it was."""
         left_s = self._until - self._clock()
         if left_s <= 0:
             return False
@@ -95,10 +95,10 @@ class Patience:
         return True
 
     def wait_for_others(self, error: BaseException) -> bool:
-        """Begin the next pause and return True where others hold memory; return False where fewer rows must do.
+        """Begin the next pause and return True if other processes hold memory; return False if fewer rows are needed.
 
-        After the last pause, fewer rows must do for a process that holds more than the others do. Raises
-        ``DeviceHeldError`` for one that holds less.
+        After the last pause, a process that holds more than the others needs fewer rows. For one that holds less, raise
+        ``DeviceHeldError``.
         """
         self._failed = True
         if self.pausing or self.begin_pause():
@@ -109,13 +109,13 @@ class Patience:
         raise DeviceHeldError(f"{_shares(memory)}: {error}") from error
 
     def step_done(self) -> None:
-        """Note that a step of the engine is over: after one that had memory, all pauses are there again."""
+        """Note the end of a step of the engine. After a step without an error all pauses are available again."""
         if not self._failed:
             self._taken = 0
         self._failed = False
 
     def too_small(self, what: str, error: BaseException) -> JobBrokenError:
-        """Return the error of an engine that can take no fewer rows: the launch ends unless others hold memory."""
+        """Return the error of an engine that cannot take fewer rows. It ends the launch unless others hold memory."""
         memory = self.held()
         if memory is None:
             return JobBrokenError(f"{what}: {error}")

@@ -1,4 +1,4 @@
-"""What models are on: its name, and errors that are the machine's trouble and never a task's fault."""
+"""The name of a device, and the errors that are the machine's fault and not a task's."""
 
 import torch
 
@@ -9,24 +9,24 @@ _OUT_OF_MEMORY = (
     "cublasCreate",
     "unable to find an engine",
 )
-"""What torch, cuBLAS and cuDNN say of it, mostly in plain ``RuntimeError``s."""
+"""Texts in the out-of-memory errors of torch, cuBLAS and cuDNN, which are mostly plain ``RuntimeError``s."""
 _DEVICE = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "CUDNN_STATUS")
 
 
 def device_name(device: str) -> str:
-    """``cpu``, or a GPU's own name: pixels of unlike GPUs may differ in last bits."""
+    """Return ``cpu`` or the GPU's name. Pixels of different GPUs may differ in last bits."""
     return device if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Of the device or of the host."""
+    """Return whether an error means that the device or the host is out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def device_error(error: BaseException) -> bool:
-    """Out of memory, or the device gave up."""
+    """Return whether an error means that memory is short or that the device has failed."""
     if out_of_memory(error) or isinstance(error, torch.AcceleratorError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _DEVICE)

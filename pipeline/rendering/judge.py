@@ -1,4 +1,4 @@
-"""What becomes of a picture that the model's own safety checker flags. Loads torch only for a model that has one."""
+"""The decision about images that the model's own safety checker flags. Only a model with a checker loads torch."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 class Judge:
-    """Looks at every outcome before anybody gets it."""
+    """A check of every outcome before it is passed on."""
 
     def __init__(self, checker: "SafetyChecker | None", *, drop: bool) -> None:
         self._checker, self._drop = checker, drop
 
     def __call__(self, outcome: Outcome) -> Outcome:
-        """The outcome as it is, flagged, or a failure in place of a picture that may not be kept."""
+        """Return the outcome unchanged, marked as flagged, or, with ``drop``, a failure in place of a flagged image."""
         if self._checker is None or not isinstance(outcome, Rendered) or not self._checker.flagged(outcome.pixels):
             return outcome
         if not self._drop:
@@ -29,9 +29,9 @@ class Judge:
 
 
 def load_judge(folder: Path, *, checked: bool, drop: bool, dtype: str, device: str) -> Judge:
-    """The judge of a model's pictures; it flags none where they are not to be ``checked`` or the model has no checker.
+    """Return the judge of a model's images. It flags none unless ``checked`` is set and the model has a checker.
 
-    Raises ``ModelError`` as ``load_checker`` does.
+    Raise ``ModelError`` as ``load_checker`` does.
     """
     if not (checked and has_checker(folder)):
         return Judge(None, drop=drop)

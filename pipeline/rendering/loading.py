@@ -1,4 +1,4 @@
-"""A model's folder in, a model ready to render out."""
+"""Loading of models: from a folder in diffusers format to a model that is ready to render."""
 
 import inspect
 import logging
@@ -35,7 +35,7 @@ _LEFT_OUT = {
     "requires_safety_checker": False,
     "add_watermarker": False,
 }
-"""What stock pipelines load or do beside making the picture."""
+"""Arguments that leave out parts of a diffusers pipeline that do not make the image."""
 
 _FUSED: Mapping[str, tuple[str, ...]] = {
     "to_qkv": ("to_q", "to_k", "to_v"),
@@ -46,7 +46,7 @@ _FUSED: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model on its device, eval, without gradients."""
+    """A model on its device, in eval mode, without gradients."""
 
     adapter: Adapter
     device: str
@@ -63,13 +63,13 @@ def load_model(
     as_once_read: bool = False,
     precision: str | None = None,
 ) -> LoadedModel:
-    """Load a model in diffusers format from safetensors; nothing is downloaded, no code of the model is run.
+    """Load a model in diffusers format from safetensors. Nothing is downloaded, and no code of the model runs.
 
-    ``loras`` are fused into the weights, each with its factor.
-    ``compiled``: the denoiser is compiled for each picture size when it first comes, minutes on a GPU.
-    ``precision``: fp8 quantizes layers of the denoiser, on a GPU that can compute with them.
-    Raises ``ModelError`` for a class that is not supported, and for weights that are missing, pickled, incomplete
-    or of other shapes than the configuration says.
+    ``loras`` are fused into the weights, each with its factor. With ``compiled``, the first image of each size compiles
+    the denoiser and the decoder, which takes minutes on a GPU. ``precision`` fp8 quantizes layers of the denoiser.
+
+    Raise ``ModelError`` for a class that is not supported, and for weights that are missing, pickled, incomplete or of
+    other shapes than the configuration says. Raise ``JobFileError`` if this machine cannot compute float8.
     """
     facts = read_facts(folder)
     if precision is not None:
@@ -112,9 +112,9 @@ def schedulers_of(stock: Any, facts: ModelFacts, *, as_once_read: bool = False) 
 def load_stock(
     folder: Path, facts: ModelFacts, *, dtype: str, device: str, loras: Sequence[tuple[Path, float]] = ()
 ) -> Any:
-    """A stock pipeline on its device, its parts with weights in ``dtype``, eval and without gradients.
+    """Load a diffusers pipeline to its device, with weights in ``dtype``, in eval mode and without gradients.
 
-    Raises ``ModelError`` as ``load_model`` does.
+    Raise ``ModelError`` as ``load_model`` does.
     """
     if dtype not in DTYPES:
         raise ModelError("unknown dtype", value=dtype, allowed=", ".join(DTYPES))
@@ -134,7 +134,7 @@ def _from_folder(folder: Path, facts: ModelFacts, dtype: torch.dtype) -> Any:
     takes = inspect.signature(stock_class.__init__).parameters
     left_out = {name: value for name, value in _LEFT_OUT.items() if name in takes}
     index = read_json(folder / "model_index.json")
-    # diffusers loads a saved model without its T5 encoder only where it is told that there is none.
+    # diffusers loads a saved model without its T5 encoder only if the part is given as None.
     parts: dict[str, Any] = dict.fromkeys(
         name for name in _part_names(stock_class) if not is_component(index.get(name))
     )
@@ -156,13 +156,13 @@ def _from_folder(folder: Path, facts: ModelFacts, dtype: torch.dtype) -> Any:
 
 
 def _part_names(stock_class: Any) -> list[str]:
-    """Return the names of the parts that a stock pipeline is made of."""
+    """Return the names of the parts of a diffusers pipeline."""
     names: list[str] = sorted(stock_class._get_signature_keys(stock_class)[0])
     return names
 
 
 def _part_class(folder: Path, name: str, entry: list[Any]) -> type:
-    """The class of a part; only those of diffusers and transformers are taken, never code that came with the model."""
+    """Return the class of a part, always one of diffusers or transformers, never code from the model."""
     index = folder / "model_index.json"
     check_class(name, entry, index)
     found = getattr(import_module(entry[0]), entry[1], None)
@@ -172,7 +172,7 @@ def _part_class(folder: Path, name: str, entry: list[Any]) -> type:
 
 
 def lay_out_for_gpus(stock: Any) -> None:
-    """Channels last for convolutions and one multiplication for query, key and value: faster, the same function."""
+    """Put convolutions in channels-last layout and fuse query, key and value: the same function, but faster."""
     for name in ("unet", "vae"):
         if isinstance(getattr(stock, name, None), torch.nn.Module):
             getattr(stock, name).to(memory_format=torch.channels_last)
@@ -186,7 +186,7 @@ def lay_out_for_gpus(stock: Any) -> None:
 
 
 def _drop_unfused(part: torch.nn.Module) -> None:
-    """Diffusers keeps the weights that it has fused, up to a quarter of the denoiser, to undo it."""
+    """Drop the separate weights of fused projections, up to a quarter of the denoiser, which diffusers keeps."""
     for module in part.modules():
         for fused, own in _FUSED.items():
             if isinstance(getattr(module, fused, None), torch.nn.Linear):
@@ -195,7 +195,7 @@ def _drop_unfused(part: torch.nn.Module) -> None:
 
 
 def load_part(where: Path, part_class: Any, dtype: torch.dtype) -> Any:
-    """One module with weights. Left to itself diffusers fills weights that are missing with noise and only warns."""
+    """Load one module with its weights. Raise ``ModelError`` for missing ones: diffusers would fill in noise."""
     variant = check_part(where).variant
     try:
         module, report = part_class.from_pretrained(
@@ -215,7 +215,7 @@ def load_part(where: Path, part_class: Any, dtype: torch.dtype) -> Any:
 
 
 class _Advice(logging.Filter):
-    """Drops what the libraries advise on every load and nobody here can act on; warnings and errors stay."""
+    """A filter of advice that the libraries log at every load and no user of Darkroom can act on."""
 
     _PHRASES = (
         "requires torchvision",
@@ -229,7 +229,7 @@ class _Advice(logging.Filter):
 
 
 class _Truncation(logging.Filter):
-    """Drops what is said of every long prompt; each image's metadata tells it."""
+    """A filter of warnings about long prompts, which are in the metadata of their images."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
@@ -241,7 +241,7 @@ _TRUNCATION = _Truncation()
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars and no advice; every setting as before afterwards."""
+    """Silence progress bars and advice, and restore every setting afterwards."""
     bars = [kit for kit in (diffusers.utils.logging, transformers.utils.logging) if kit.is_progress_bar_enabled()]
     handlers = [handler for name in LIBRARIES for handler in logging.getLogger(name).handlers]
     advice = _Advice()

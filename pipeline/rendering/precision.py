@@ -1,6 +1,7 @@
-"""Linear layers in float8: weights once, activations at every call, each row of a matrix with a scale of its own.
+"""Linear layers in float8, with a scale for each row of a matrix.
 
-An activation's row is one token of one image, so no scale depends on what else is in the batch.
+Weights are quantized once, activations at every call. A row of activations is one token of one image, so no scale
+depends on other images of the batch.
 """
 
 from collections.abc import Iterator
@@ -14,11 +15,11 @@ from pipeline.rendering.devices import device_name
 
 LEAST_CAPABILITY = (8, 9)
 LEAST_MAGNITUDE = 1e-12
-"""A row's largest magnitude counts as at least this, so that a row of zeros, as of an absent prompt, is no NaN."""
+"""The least value that a scale is computed from. It keeps a row of zeros, as of an absent prompt, from giving NaN."""
 
 
 def check_float8(dtype: str, device: str) -> None:
-    """Raise ``JobFileError`` where float8 cannot be computed: torchao, dtype and device."""
+    """Raise ``JobFileError`` if torchao is missing, or if dtype or device do not allow float8."""
     check_installed()
     check_dtype(dtype)
     if device == "cpu":
@@ -30,7 +31,7 @@ def check_float8(dtype: str, device: str) -> None:
 
 
 def float8_layers(denoiser: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """Yield the layers that compute in float8, with their names."""
+    """Yield the name and the module of each layer that computes in float8."""
     for name, module in denoiser.named_modules():
         if isinstance(module, nn.Linear) and takes_float8(name, module.weight.shape):
             yield name, module
@@ -39,7 +40,7 @@ def float8_layers(denoiser: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
 def quantize(denoiser: nn.Module) -> None:
     """Quantize a denoiser's layers in place, after LoRAs and projections have been fused.
 
-    Raises ``ModelError`` where none can be.
+    Raise ``ModelError`` if the denoiser has no such layer.
     """
     layers = list(float8_layers(denoiser))
     if not layers:
@@ -51,10 +52,10 @@ def quantize(denoiser: nn.Module) -> None:
 def float8(weight: Tensor) -> Any:
     """Quantize a weight, (outputs, inputs) in bfloat16, to e4m3 with a scale per output.
 
-    ``linear`` with it quantizes its input to e4m3 with a scale per row. The multiplication is always torch's own, so
-    that kernels which happen to be installed change no image.
+    ``linear`` with this weight quantizes its input to e4m3 with a scale per row. The multiplication is always torch's
+    own, so that other installed kernels change no image.
     """
-    # Imported here: torchao is an extra, and takes seconds.
+    # Imported here, because torchao is an extra and its import takes seconds.
     from torchao.float8.inference import Float8MMConfig
     from torchao.quantization import Float8Tensor, PerRow
     from torchao.quantization.quantize_.common import KernelPreference

@@ -1,4 +1,4 @@
-"""Prompts, encoded once per distinct text."""
+"""A cache of prompts: each distinct text is encoded once."""
 
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -9,27 +9,27 @@ import torch
 from pipeline.rendering.adapter import Adapter, Rows, Text
 
 CACHED_BYTES = 256 * 2**20
-"""On the device: a thousand texts of Stable Diffusion 1.x in float32, 60 of Flux in half precision."""
+"""The size of the cache on the device: 1,000 texts of Stable Diffusion 1.x in float32, 60 of Flux in half precision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditioning:
-    """What the denoiser is told of one task."""
+    """The inputs of the denoiser that come from the texts of one task."""
 
     rows: Rows
-    """Each (1 or 2, ...): unconditional, conditional; or only the latter"""
+    """Inputs by name, each (2, ...) for unconditional and conditional, or (1, ...) for conditional only."""
     prompt_truncated: bool
 
 
 class Prompts:
-    """A bounded cache of encoded texts; the least recently used leaves first."""
+    """A bounded cache of encoded texts. The least recently used one is evicted first."""
 
     def __init__(self, adapter: Adapter, cached_bytes: int = CACHED_BYTES) -> None:
         self._adapter, self._cached_bytes = adapter, cached_bytes
         self._texts: OrderedDict[Text, tuple[Rows, bool]] = OrderedDict()
 
     def conditioning(self, texts: tuple[Text, ...], upcoming: Iterable[Text]) -> Conditioning:
-        """The rows of one task; ``upcoming`` texts are encoded along where the call has room."""
+        """Return the rows of one task. ``upcoming`` texts fill the call of the text encoders if it has room."""
         self._ensure(texts, upcoming)
         for text in texts:
             self._texts.move_to_end(text)
@@ -41,7 +41,7 @@ class Prompts:
         return Conditioning(rows=rows, prompt_truncated=encoded[-1][1])
 
     def _most_texts(self) -> int:
-        """As many as the bytes hold, all being of one length; but one call of the text encoders always fits."""
+        """Return how many texts the cache holds. All have one size, and one call of the text encoders always fits."""
         rows, _ = next(iter(self._texts.values()))
         return max(self._adapter.encode_rows, self._cached_bytes // sum(row.nbytes for row in rows.values()))
 
@@ -58,7 +58,7 @@ class Prompts:
         try:
             self._encode(tuple(chunk))
         except (TypeError, ValueError):
-            # A text that is none, of this task or of one to come: this task's own texts decide.
+            # The invalid text may belong to a later task, so try again with the texts of this task alone.
             self._encode(tuple(missing))
 
     def _encode(self, texts: tuple[Text, ...]) -> None:

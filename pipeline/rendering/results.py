@@ -1,4 +1,4 @@
-"""What the engine makes of a task: a picture, or the reason why there is none."""
+"""The outcome of a task: an image, or the reason why there is none."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,43 +15,46 @@ Verdict = Literal["error", "nan_latents", "flagged", "quarantined"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rendered:
-    """One finished picture."""
+    """A finished image."""
 
     task: RenderTask
     pixels: NDArray[np.uint8]
-    """(height, width, 3), RGB 0..255"""
+    """The image, (height, width, 3), RGB 0..255."""
     prompt_truncated: bool | None
-    """The prompt has more tokens than the text encoder's window; the rest was not seen. None where nobody knows."""
+    """Whether the prompt was cut to the text encoder's window; None if that is unknown."""
     rows: int
-    """Rows of the denoiser's batch: part of the numerics profile."""
+    """The number of rows of the denoiser's batch, which is part of the numerics profile."""
     render_s: float
-    """This image's share of the engine's time."""
+    """Seconds of the engine's time that this image took."""
     device: str
-    """``cpu`` or a GPU's name."""
+    """``cpu`` or the GPU's name."""
     flagged: bool = False
-    """The model's own safety checker says that it is not safe."""
+    """Whether the model's own safety checker flagged the image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """A task that cannot be rendered; another try would end the same way."""
+    """A task that cannot be rendered. A retry would fail in the same way."""
 
     task: RenderTask
     stage: Stage
     verdict: Verdict
     error: str
-    """``ClassName: message``"""
+    """The error as ``ClassName: message``."""
 
 
 Outcome = Rendered | Failed
 
 
 def failure(task: RenderTask, stage: Stage, error: Exception) -> Failed:
-    """What an exception makes of a task."""
+    """Return the outcome of a task that raised an exception."""
     return Failed(task=task, stage=stage, verdict="error", error=f"{type(error).__name__}: {error}")
 
 
 def not_finite(task: RenderTask) -> Failed:
-    """What not a number makes of it: cast to whole numbers it would be a black picture."""
-    error = RenderError("the picture is not finite, in float32 neither")
+    """Return the outcome of a task whose image has values that are not finite.
+
+    Converted to integers they would give a black image.
+    """
+    error = RenderError("the image is not finite, not even in float32")
     return Failed(task=task, stage="decode", verdict="nan_latents", error=f"{type(error).__name__}: {error}")

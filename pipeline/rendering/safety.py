@@ -1,6 +1,6 @@
-"""The safety checker that came with a model, beside the engine: it tells, and never touches a picture.
+"""The safety checker that comes with a model. It runs beside the engine and never changes an image.
 
-Stock pipelines blacken what it flags; what becomes of a flagged picture here is in ``judge.py``.
+Diffusers pipelines blacken an image that it flags. ``judge.py`` decides what happens to one here.
 """
 
 import logging
@@ -20,47 +20,47 @@ from pipeline.rendering.loading import DTYPES, load_part
 
 
 class SafetyChecker:
-    """Checks one image at a time, so that the answer for an image does not depend on others."""
+    """A checker of one image at a time, so that the answer does not depend on other images."""
 
     def __init__(self, network: Any, extractor: Any) -> None:
-        """Take over ``network``, which is on its device already."""
+        """Own ``network``, which is on its device already."""
         self._network, self._extractor = network, extractor
         self._device, self._dtype = network.device, network.dtype
         for name in _THRESHOLDS:
             _to_host(network, name)
-        # On the default stream each answer would wait for everything that the engine has launched there.
+        # On the default stream each answer would wait for all work of the engine, so use another stream.
         on_gpu = self._device.type == "cuda"
         self._stream: Any = torch.cuda.Stream(device=self._device) if on_gpu else None  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()
 
     def flagged(self, pixels: NDArray[np.uint8]) -> bool:
-        """Return whether the checker flags an image, (height, width, 3) RGB 0..255. Callable from any thread."""
+        """Return whether the checker flags an image, (height, width, 3) RGB 0..255. Any thread may call this."""
         seen = self._extractor(Image.fromarray(pixels), return_tensors="pt").pixel_values
         with self._lock, torch.no_grad(), torch.cuda.stream(self._stream) if self._stream else nullcontext():
             seen = seen.to(self._device, self._dtype)
-            _, flags = self._network(clip_input=seen, images=[np.zeros(1)])  # it would blacken what it is given here
+            _, flags = self._network(clip_input=seen, images=[np.zeros(1)])  # a dummy, which it may blacken
         return bool(flags[0])
 
 
 _THRESHOLDS = ("concept_embeds_weights", "special_care_embeds_weights")
-"""The checker's thresholds, one per concept: its ``forward`` reads them one by one with ``item()``."""
+"""Names of the checker's thresholds, one per concept. Its ``forward`` reads each with ``item()``."""
 
 
 def _to_host(network: Any, name: str) -> None:
-    """Replace a parameter by an array of the same values: reading an element on a GPU would wait for the device."""
+    """Replace a parameter by an array of the same values, because reading an element on a GPU waits for the device."""
     values = getattr(network, name).detach().float().cpu().numpy()  # exact: every half precision number is a float32
     delattr(network, name)
     setattr(network, name, values)
 
 
 def load_checker(folder: Path, *, dtype: str, device: str) -> SafetyChecker | None:
-    """The checker of a model in diffusers format, in the dtype of its other parts; None for a model that has none.
+    """Load the checker of a model in diffusers format, in the dtype of its other parts; None if it has no checker.
 
-    Raises ``ModelError`` as ``load_model`` does.
+    Raise ``ModelError`` as ``load_model`` does.
     """
     if not has_checker(folder):
         return None
-    # Imported here: it takes a second that models without a checker need not pay.
+    # Imported here, because the import takes a second that models without a checker do not need.
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -76,7 +76,7 @@ def load_checker(folder: Path, *, dtype: str, device: str) -> SafetyChecker | No
 
 
 class _Quiet(logging.Filter):
-    """Drops the announcement of a black image, which there is none of."""
+    """A filter of the checker's message about a black image. Here the image is not blackened."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return "black image" not in record.getMessage()

@@ -1,4 +1,4 @@
-"""The fallback: one call of the stock diffusers pipeline per image. Slower than the engine, correct for any class."""
+"""The fallback: one call of the diffusers pipeline per image, slower than the engine but correct for any class."""
 
 import inspect
 import time
@@ -24,11 +24,11 @@ _DECIDED = (
     "generator", "latents", "num_images_per_prompt", "output_type", "return_dict", "callback_on_step_end",
     "callback_on_step_end_tensor_inputs",
 )  # fmt: skip
-"""Arguments that the recipe or this module decides."""
+"""Arguments of the pipeline's call that the recipe or this module sets."""
 
 
 class SingleEngine:
-    """Has the methods of ``Engine``; every step is a whole image."""
+    """A renderer with the methods of ``Engine``. Each step renders one whole image."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class SingleEngine:
         clock: Callable[[], float] = time.perf_counter,
         patience: Patience | None = None,
     ) -> None:
-        """``stock`` is a loaded pipeline; ``call`` goes to every call of it.
+        """``stock`` is a loaded diffusers pipeline, ``call`` has further arguments of its every call.
 
         ``patience`` waits for memory that other processes hold.
         """
@@ -62,10 +62,12 @@ class SingleEngine:
 
     @property
     def busy(self) -> bool:
+        """Whether tasks wait."""
         return bool(self._waiting)
 
     @property
     def counters(self) -> EngineCounters:
+        """The counters of all work so far."""
         return self._counters
 
     def add(self, tasks: Iterable[RenderTask], *, grouped: bool = False) -> None:
@@ -73,19 +75,19 @@ class SingleEngine:
         self._waiting.extend(tasks)
 
     def drop_waiting(self) -> list[RenderTask]:
-        """Forget the tasks that have not begun, and return them: they will have no outcome."""
+        """Remove and return the tasks that have not begun. They will have no outcome."""
         dropped = list(self._waiting)
         self._waiting.clear()
         return dropped
 
     def render(self, tasks: Iterable[RenderTask]) -> Iterator[Outcome]:
-        """Outcomes in the order of the tasks, those of tasks added before included."""
+        """Add tasks and yield the outcomes of all that wait, in their order."""
         self.add(tasks)
         while self.busy:
             yield from self.step()
 
     def step(self) -> list[Outcome]:
-        """Render the next task; what the device raises goes to the caller."""
+        """Render the next task. Errors of the device are raised."""
         if self._patience.doze() or not self._waiting:
             return []
         task, began = self._waiting.popleft(), self._clock()
@@ -124,7 +126,7 @@ class SingleEngine:
         ]
 
     def _draw(self, recipe: Recipe) -> Any:
-        """(height, width, 3), float 0..1"""
+        """Return the image, (height, width, 3), float 0..1."""
         found = scheduler_of(recipe.scheduler)
         if found.listed is not None and found.listed not in self._parameters:
             raise RenderError(f"{type(self._stock).__name__} takes no list of {found.listed}")

@@ -1,4 +1,7 @@
-"""One scheduler of diffusers, stepped for one image: for tables of numbers, and for what is not linear."""
+"""A diffusers scheduler, stepped for one image.
+
+Tables of numbers are built with it, and schedulers that are not linear run with it.
+"""
 
 import sys
 import threading
@@ -12,14 +15,14 @@ import torch
 from torch import Tensor
 
 Place = tuple[str, int | None]
-"""Where a scheduler keeps a tensor: an attribute, or an item of one that is a list."""
+"""The place of a tensor that a scheduler keeps: an attribute, or an item of an attribute that is a list."""
 
 _DRAWING = threading.RLock()
-"""Held while a scheduler steps: its module's way to draw noise may be another one meanwhile."""
+"""The lock of a scheduler's step, during which ``randn_tensor`` of its module may be replaced."""
 
 
 class Stepper:
-    """A copy of a set scheduler with the generator of one image."""
+    """A copy of a scheduler that has its timesteps set, with the generator of one image."""
 
     def __init__(
         self,
@@ -30,7 +33,7 @@ class Stepper:
         output: int,
         generator: torch.Generator | None = None,
     ) -> None:
-        """``scheduler`` was never stepped; the further arguments are those of ``build_trajectory``."""
+        """``scheduler`` has not been stepped. The further arguments are those of ``build_trajectory``."""
         self._scheduler, self._scaled_input, self._output = deepcopy(scheduler), scaled_input, output
         begin = first * getattr(scheduler, "order", 1)
         if first and hasattr(scheduler, "set_begin_index"):
@@ -42,7 +45,7 @@ class Stepper:
 
     @property
     def initial_scale(self) -> float:
-        """Factor of unit noise in a first latent."""
+        """The factor of unit noise in the first latent."""
         return float(self._scheduler.init_noise_sigma) if self._scaled_input else 1.0
 
     def input_scale(self) -> float:
@@ -55,7 +58,10 @@ class Stepper:
     def step(
         self, prediction: Tensor, latent: Tensor, *, noise: Callable[[torch.dtype], Tensor] | None = None
     ) -> Tensor:
-        """Return the next latent, (1, channels, h, w) as the arguments. ``noise`` gives it in place of drawing."""
+        """Return the next latent. It and the arguments are (1, channels, h, w).
+
+        ``noise`` returns the noise of a dtype in place of the scheduler's own.
+        """
         timestep = self.timesteps[self._taken]
         self._taken += 1
         with _DRAWING, _drawing(sys.modules[type(self._scheduler).__module__], noise):
@@ -72,7 +78,7 @@ class Stepper:
         return found
 
     def put(self, place: Place, tensor: Tensor) -> None:
-        """Let the scheduler keep another tensor there."""
+        """Replace a tensor that the scheduler keeps."""
         name, at = place
         if at is None:
             setattr(self._scheduler, name, tensor)
@@ -80,7 +86,7 @@ class Stepper:
             getattr(self._scheduler, name)[at] = tensor
 
     def factors_of_noised(self) -> tuple[float, float]:
-        """Return the factors of a clean latent and of unit noise in what an image starts from at the first step."""
+        """Return the factors of a clean latent and of unit noise in the latent of the first step."""
         one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
         return self._noised(one, zero), self._noised(zero, one)
 
