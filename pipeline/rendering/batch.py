@@ -56,7 +56,9 @@ class Batch:
         self.rows, self.key = rows, key
         self._adapter, self._shape = adapter, latent_shape
         size = latent_shape.numel()
-        self._planes, self._next = (torch.zeros(PLANES, rows, size, device=adapter.device) for _ in range(2))
+        self._planes, self._next = (
+            torch.zeros(PLANES, rows, size, dtype=torch.float32, device=adapter.device) for _ in range(2)
+        )
         self._conditioning: dict[str, Tensor] = {}
         self._slots: dict[int, Slot] = {}
         self._free = list(range(rows))
@@ -175,7 +177,7 @@ class Batch:
         drawing = np.flatnonzero(self._draws[self._every_row, self._step])
         if not len(drawing):
             return
-        noise = torch.zeros(self._planes[NOISE].shape, pin_memory=self._adapter.device.type == "cuda")
+        noise = torch.zeros_like(self._planes[NOISE], device="cpu", pin_memory=self._adapter.device.type == "cuda")
         for name in drawing.tolist():
             prepared = self._slots[name].prepared
             dtype = torch.float32 if prepared.trajectory.draws_float32 else self._adapter.dtype

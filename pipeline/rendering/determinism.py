@@ -7,8 +7,12 @@ compute the same bytes.
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from threading import Lock
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+_Given = ParamSpec("_Given")
+_Made = TypeVar("_Made")
 
 ENGINE = 2
 """The version of the engine's arithmetic. 1 stepped a scheduler of diffusers for each image, in the network's dtype."""
@@ -48,6 +52,20 @@ def set_up_process() -> None:
     torch.backends.cuda.matmul.allow_tf32 = SETTINGS["matmul_tf32"]
     torch.backends.cudnn.allow_tf32 = SETTINGS["cudnn_tf32"]
     torch.backends.cudnn.benchmark = SETTINGS["cudnn_benchmark"]
+    torch.set_default_dtype(torch.float32)
+
+
+def alone_with_torch(work: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
+    """Decorate work so that gradients and autocast of the program around it are off: autocast would round."""
+
+    @wraps(work)
+    def without_context(*args: _Given.args, **named: _Given.kwargs) -> _Made:
+        import torch
+
+        with torch.no_grad(), torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            return work(*args, **named)
+
+    return without_context
 
 
 class _Borrowed:
@@ -92,15 +110,41 @@ def _giving_back() -> Callable[[], None]:
     import torch
 
     environment = {name: os.environ.get(name) for name in (*_VARIABLES, _OVERRIDE)}
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before, threads = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark), torch.get_num_threads()
+    cudnn: Any = torch.backends.cudnn
+    tf32 = [_giving_back_tf32(*one) for one in ((torch.backends.cuda.matmul,), (cudnn, cudnn.conv, cudnn.rnn))]
+    benchmark, threads, dtype = cudnn.benchmark, torch.get_num_threads(), torch.get_default_dtype()
 
     def give_back() -> None:
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+        for one in tf32:
+            one()
+        cudnn.benchmark = benchmark
         torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
         for name, value in environment.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+    return give_back
+
+
+def _giving_back_tf32(owner: Any, *parts: Any) -> Callable[[], None]:
+    """Return what makes the use of TF32 as it is now.
+
+    torch has two ways to say it, ``allow_tf32`` and ``fp32_precision``, and refuses to read the former where a program
+    has used the latter.
+    """
+    try:
+        allowed = owner.allow_tf32
+    except RuntimeError:
+        allowed = None
+    precisions = [(part, part.fp32_precision) for part in parts or (owner,)]
+
+    def give_back() -> None:
+        if allowed is not None:
+            owner.allow_tf32 = allowed
+        for part, precision in precisions:
+            if part.fp32_precision != precision:
+                part.fp32_precision = precision
 
     return give_back

@@ -20,7 +20,6 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,6 +29,7 @@ from pipeline.rendering.backlog import Backlog, Pending
 from pipeline.rendering.batch import Batch, Slot
 from pipeline.rendering.counters import EngineCounters
 from pipeline.rendering.decoding import Decoder, Decoding
+from pipeline.rendering.determinism import alone_with_torch
 from pipeline.rendering.device_memory import Patience, read_memory
 from pipeline.rendering.devices import device_name, out_of_memory
 from pipeline.rendering.loading import LoadedModel
@@ -119,7 +119,7 @@ class Engine:
         while self.busy:
             yield from self.step()
 
-    @torch.no_grad()
+    @alone_with_torch
     def step(self) -> list[Outcome]:
         """Refill free slots, call the denoiser once, start decoding what is denoised; return what finished, in order.
 
@@ -229,15 +229,15 @@ class Engine:
 
     def _drain(self, need: _Need, error: BaseException) -> None:
         """Let the batch become empty, and try again then what has found no memory beside it."""
-        alone = not self._used_rows and all(decoding.ready for _, decoding in self._decodings)
-        if alone and self._drains_for == need:
+        empty = not self._used_rows and all(decoding.ready for _, decoding in self._decodings)
+        if empty and self._batch is None and self._drains_for == need:
             what = f"not even one image fits on {self._model.device} to {need} it"
             raise self._patience.too_small(what, error) from error
         if self._drains_for != need:
             _log.warning("out of memory to %s an image; no other one starts until there is room", need)
         self._drains_for = need
-        if alone:
-            self._batch = None
+        if empty:
+            self._batch = None  # its memory is what the next try gets
 
     def _begin_anew(self, one: Pending) -> None:
         """Let ``one`` and the tasks of the batch start anew.

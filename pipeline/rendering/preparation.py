@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline.rendering.adapter import Adapter, Rows, Text
 from pipeline.rendering.backlog import LOOKAHEAD, Pending
+from pipeline.rendering.determinism import alone_with_torch
 from pipeline.rendering.devices import device_error
 from pipeline.rendering.prompts import Prompts
 from pipeline.rendering.results import Failed, Stage, failure
@@ -80,7 +81,7 @@ class Preparation:
             if future is not None and (future.cancel() or not future.done() or future.exception() is not None):
                 pending.prepared = None
 
-    @torch.no_grad()
+    @alone_with_torch
     def _prepare_all(
         self, waiting: "Sequence[tuple[Pending, Future[Prepared | Failed]]]", upcoming: Sequence[Pending]
     ) -> None:

@@ -13,6 +13,7 @@ import torch
 from pipeline.errors import ModelError, RenderError
 from pipeline.recipe import Recipe, RenderTask
 from pipeline.rendering.counters import EngineCounters
+from pipeline.rendering.determinism import alone_with_torch
 from pipeline.rendering.device_memory import Patience, read_memory
 from pipeline.rendering.devices import device_error, device_name, out_of_memory
 from pipeline.rendering.results import Outcome, Rendered, failure, not_finite
@@ -86,6 +87,7 @@ class SingleEngine:
         while self.busy:
             yield from self.step()
 
+    @alone_with_torch
     def step(self) -> list[Outcome]:
         """Render the next task. Errors of the device are raised."""
         if self._patience.doze() or not self._waiting:

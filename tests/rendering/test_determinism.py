@@ -8,7 +8,10 @@ import torch
 
 from pipeline.output.run import NumericsProfile
 from pipeline.rendering.determinism import COMPILE_OPTIONS, SETTINGS, borrowed_settings
+from pipeline.rendering.engine import Engine
+from pipeline.rendering.loading import LoadedModel
 from pipeline.rendering.renderer import load_renderer
+from tests.rendering.tasks import pixels_by_id, task
 
 
 def settings() -> dict[str, object]:
@@ -58,3 +61,35 @@ def test_every_setting_is_kept_with_the_run() -> None:
 
 def test_inductor_knows_the_options() -> None:
     assert all(hasattr(torch._inductor.config, name) for name in COMPILE_OPTIONS)
+
+
+def test_whichever_way_a_program_says_tf32_it_gets_that_back() -> None:
+    """Torch refuses to read the old way after the new one was used."""
+    matmul = torch.backends.cuda.matmul
+    had = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = "tf32"
+        with borrowed_settings():
+            assert matmul.fp32_precision == "ieee"
+        assert matmul.fp32_precision == "tf32"
+        matmul.allow_tf32 = True
+        with borrowed_settings():
+            assert matmul.allow_tf32 is False
+        assert matmul.allow_tf32 is True
+    finally:
+        matmul.allow_tf32 = False
+        matmul.fp32_precision = had
+
+
+def test_what_a_program_has_set_around_it_changes_no_pixel(epsilon_model: LoadedModel) -> None:
+    wanted = [task(seed=1), task(seed=2, scheduler="euler_ancestral")]
+    alone = pixels_by_id(Engine(epsilon_model, 4), wanted)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert pixels_by_id(Engine(epsilon_model, 4), wanted) == alone
+    torch.set_default_dtype(torch.float64)
+    try:
+        with borrowed_settings():
+            assert pixels_by_id(Engine(epsilon_model, 4), wanted) == alone
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -103,6 +103,16 @@ def test_a_shortage_beside_the_denoiser_costs_no_rows(
     assert "no other one starts until there is room" in caplog.text
 
 
+@pytest.mark.parametrize("place", ["text encoders", "decoder"])
+def test_what_fits_once_the_batchs_memory_is_free_ends_nothing(
+    epsilon_model: LoadedModel, whole: dict[int, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    engine, owner = Engine(epsilon_model, 8), type(epsilon_model.adapter)
+    name = PLACES[place][1]
+    monkeypatch.setattr(owner, name, failing(getattr(owner, name), lambda: engine._batch is not None))
+    assert rendered(engine) == {8: whole[8]}
+
+
 def test_a_shortage_of_the_second_decoding_is_waited_out(
     epsilon_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
