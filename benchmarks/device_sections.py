@@ -29,6 +29,7 @@ BACKENDS: Mapping[str, SDPBackend | None] = {
 }
 DECODER_ROWS = (1, 2, 4, 8)
 STEPS_WITHOUT_WAITS = 30
+SCHEDULERS_WITHOUT_WAITS = ("euler", "unipc", "euler_ancestral")
 
 
 def attention(subject: Subject, figures: Figures) -> None:
@@ -85,7 +86,7 @@ def _seconds(work: Callable[[], object], on_gpu: bool) -> float:
 def waits(subject: Subject, figures: Figures) -> None:
     """Steps of a full batch while torch raises an error for every wait; on a CPU they are only counted."""
     figures.table(f"{subject.name} waits", ("scheduler", "steps", "host ms/step", "waited"))
-    for scheduler in ("euler", "unipc", "euler_ancestral"):
+    for scheduler in SCHEDULERS_WITHOUT_WAITS:
         what: dict[str, Any] = {"scheduler": scheduler}
         if not figures.may_start(f"{subject.name} waits {scheduler}"):
             continue
