@@ -145,6 +145,14 @@ def test_the_readme_applies_every_directory() -> None:
     assert {*re.findall(r"kubectl apply -k cluster/kuberay/(\S+)", README.read_text())} == {*OBJECTS}
 
 
+def test_the_readme_names_every_setting() -> None:
+    base = yaml.safe_load((CLUSTER / "kuberay" / "base" / "kustomization.yaml").read_text())
+    (settings,) = [made["literals"] for made in base["configMapGenerator"] if "literals" in made]
+    table = README.read_text().split("| what | where |")[1].split("\n\n")[0]
+    for key in ("namespace", "images", *(literal.split("=")[0] for literal in settings)):
+        assert f"`{key}`" in table
+
+
 @needs_kustomize
 @pytest.mark.parametrize("overlay", [*LAUNCHES, "queued-job"])
 def test_kuberays_objects_are_valid(overlay: str) -> None:
