@@ -189,7 +189,7 @@ def test_without_torchao_every_verb_says_what_to_install(
         code, _, errors = darkroom(*words)
         assert code == 2, words
         assert NOT_INSTALLED in errors
-        assert "pip install 'darkroom[fp8]'" in errors
+        assert "pip install -c constraints.txt torchao" in errors
 
 
 def test_a_node_without_torchao_is_found_before_the_model_is_loaded(

@@ -49,7 +49,7 @@ def check_installed() -> None:
             "fp8 needs torchao, which is not installed",
             where="model.precision",
             value="fp8",
-            allowed=f"install it with `pip install 'darkroom[fp8]'`, or {_WITHOUT}",
+            allowed=f"install it with `pip install -c constraints.txt torchao`, or {_WITHOUT}",
         )
 
 

@@ -148,7 +148,7 @@ def numerics_warnings(run: Run, now: NumericsProfile) -> list[str]:
         ours, theirs = ({k: v for k, v in of.items() if k not in _SET_BY_ENGINE} for of in (ours, theirs))
         found.append(
             f"this run began with version {run.numerics.engine} of the engine and goes on with version {now.engine}; "
-            "last bits of new images may differ, `darkroom verify --rerender` tells by how much"
+            "last bits of new images may differ; `darkroom verify --rerender` measures by how much"
         )
     return found + [
         f"{name} was {left!r} when the run began and is {right!r} now; last bits of new images may differ"
