@@ -12,8 +12,6 @@ from pipeline.distributed.report import Tell
 from pipeline.distributed.spec import Device, Pool
 from pipeline.errors import JobBrokenError, JobFileError
 
-PLANNING_CPUS = 2
-"""Logical CPUs a local Ray gets on top, so that planning never waits for a worker to end."""
 PATIENCE_S = 60.0
 """After so long people are told what is waited for."""
 
@@ -24,8 +22,8 @@ def cluster_gpus() -> float:
 
 
 def cluster_cpus() -> int:
-    """CPUs for workers: those of the cluster less what planning needs."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)) - PLANNING_CPUS)
+    """Return the CPUs of the cluster as it is now, at least 1."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def room(gpus: float, cpus: int) -> int:

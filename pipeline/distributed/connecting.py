@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import secrets
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.machinery import PathFinder
@@ -17,7 +16,6 @@ from ray.job_config import JobConfig
 
 import pipeline
 from pipeline import import_path
-from pipeline.distributed.cluster import PLANNING_CPUS
 from pipeline.distributed.cluster_address import check_alive, no_ray_here
 from pipeline.distributed.cpus import usable_cpus
 from pipeline.distributed.report import Tell
@@ -43,10 +41,6 @@ def connect(address: str | None, tell: Tell = lambda _: None) -> None:
     Raises ``JobFileError`` where there is no Ray at the address, ``JobBrokenError`` where one cannot be used.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
-    # What it logs of a failed task reaches us as an exception too; the log would print the traceback besides.
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    # Ray Data's advice on pool and block sizes; ours follow from the plan.
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.data\.")
     if ray.is_initialized():
         return
     try:
@@ -63,7 +57,7 @@ def _start(tell: Tell) -> None:
     with _environment(import_path.child_environment() | _token()), _core_silenced():
         ray.init(
             address="local",
-            num_cpus=usable_cpus() + PLANNING_CPUS,
+            num_cpus=usable_cpus(),
             include_dashboard=False,
             job_config=_NothingAdded(),
             _node_ip_address="127.0.0.1",

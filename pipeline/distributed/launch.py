@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pipeline
 from pipeline.distributed.binding import ModelFiles, bind, check_still_bound, find_model
@@ -19,11 +19,10 @@ from pipeline.distributed.spec import Pool, WorkerSpec
 from pipeline.errors import OutputError, StoreError
 from pipeline.identity import IdSet
 from pipeline.model.resolve import in_any_home
-from pipeline.output.attempts import forget_launch, forget_old
 from pipeline.output.finalize import Finalized, finalize
 from pipeline.output.index import CommittedIndex, load_index
 from pipeline.output.launch_note import LaunchNote, kept_alive, read_notes, write_note
-from pipeline.output.layout import REPORT_KEY
+from pipeline.output.layout import ATTEMPTS_PREFIX, REPORT_KEY
 from pipeline.output.part import RunFacts
 from pipeline.output.requests import has_requests, write_requests
 from pipeline.output.run import Run, note_license, read_run
@@ -45,7 +44,7 @@ START_S_PER_WORKER = 0.05
 MOST_START_S = 30.0
 """Over so long at most the workers of a launch begin to fetch its model."""
 ABANDONED = timedelta(days=1)
-"""Of notes that killed launches left: none is of use after so long."""
+"""Of notes that killed launches of earlier versions left: none is of use after so long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +100,6 @@ class _Launch:
     ) -> None:
         self._prepared, self._options, self._tell, self._on_progress = prepared, options, tell, on_progress
         self._began = time.monotonic()
-        self._deaths = 0
         self._finished: LaunchNote | None = None
         self._store = _open_output(prepared)
         self._notes = list(read_notes(self._store))
@@ -166,10 +164,9 @@ class _Launch:
         os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
         # Imported here: Ray takes seconds, which only a launch that has something to render should pay.
         from pipeline.distributed.added import Added
-        from pipeline.distributed.board import make_board
         from pipeline.distributed.cluster import device_of, pool_of
         from pipeline.distributed.connecting import connect
-        from pipeline.distributed.draining import watched
+        from pipeline.distributed.ray_crew import RayCrew
         from pipeline.distributed.stopping import Stop
         from pipeline.distributed.waves import Waves, Work
 
@@ -189,7 +186,6 @@ class _Launch:
         missing = work.missing.images
         tell(f"{missing:,} image{'s' * (missing != 1)} to render, {done:,} already committed")
         space, note = _space(prepared, run), self._note(work, workers, pool.workers)
-        board = make_board(pool.most_failed_starts)
         self._keep_requests(work, space)
         wanted = Work(
             prepared=prepared,
@@ -200,17 +196,18 @@ class _Launch:
             retry_failed=self._options.retry_failed,
         )
         stop = Stop(tell)
-        spec = self._spec(run, model, pool, note.launch_id, board)
+        spec = self._spec(run, model, pool, note.launch_id)
         with Added() as added:
-            waves = Waves(wanted, spec, replace(pool, workers=workers), store, stop, tell, self._on_progress, added)
+            pool = replace(pool, workers=workers)
+            crew = RayCrew(spec, pool, tell)
+            waves = Waves(wanted, spec, pool, store, crew, stop, tell, self._on_progress, added)
             tell(_loading(workers, compiled=run.numerics.compiled))
-            with kept_alive(store, note), stop.listening(board, self._seconds_left()), watched(board, tell):
+            with kept_alive(store, note), stop.listening(self._seconds_left()):
                 waves.run()
             check_still_bound(store, run)
             self._finished = _finished(note, waves, added.store(store, note.launch_id))
         write_note(store, self._finished)
-        self._deaths = forget_launch(store, note.launch_id)
-        forget_old(store, datetime.now(UTC) - ABANDONED)
+        store.sweep(ATTEMPTS_PREFIX, datetime.now(UTC) - ABANDONED)
         return waves
 
     def _seconds_left(self) -> float | None:
@@ -218,7 +215,7 @@ class _Launch:
         stop_after = self._prepared.job.render.stop_after
         return None if stop_after is None else stop_after - (time.monotonic() - self._began)
 
-    def _spec(self, run: Run, model: ModelFiles, pool: Pool, launch_id: str, board: Any) -> WorkerSpec:
+    def _spec(self, run: Run, model: ModelFiles, pool: Pool, launch_id: str) -> WorkerSpec:
         facts = RunFacts(
             model_id=run.model_id,
             model_fingerprint=model.fingerprint,
@@ -243,7 +240,6 @@ class _Launch:
             watchdog_s=self._prepared.job.render.watchdog,
             start_within_s=0.0 if model.source.here else min(MOST_START_S, pool.workers * START_S_PER_WORKER),
             drop_flagged=self._prepared.job.render.safety_checker == "drop",
-            board=board,
         )
 
     def _note(self, work: "_Work", workers: int, room: int) -> LaunchNote:
@@ -290,7 +286,7 @@ class _Launch:
             cost=self._cost(waves),
             traffic=tally.worked.traffic + self._store.traffic,
             verdicts=tally.verdicts,
-            worker_deaths=self._deaths,
+            worker_deaths=waves.deaths if waves else 0,
             elapsed_s=time.monotonic() - self._began,
             images_per_s=waves.per_second(progress.images) if waves else None,
             finalized=finalized,

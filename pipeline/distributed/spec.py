@@ -67,5 +67,3 @@ class WorkerSpec:
     """``fp8``, or None."""
     drop_flagged: bool = False
     """An image that the model's safety checker flags is a failure; it is loaded where ``model`` says so."""
-    board: Any = None
-    """Where the worker learns that the launch stops, and tells what keeps it from working: an actor handle."""

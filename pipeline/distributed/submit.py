@@ -13,8 +13,8 @@ import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from pipeline.distributed.address import check_dashboard, checked_address, refused_token
+from pipeline.distributed.dispatcher import GRACE_S
 from pipeline.distributed.report import Tell
-from pipeline.distributed.stopping import GRACE_S
 from pipeline.errors import JobBrokenError, JobFileError
 
 OWN_CODES = (0, 1, 2, 3, 130)

@@ -6,18 +6,18 @@ import threading
 import time
 from typing import NoReturn
 
-from pipeline.distributed.runner import ShardRunner
+from pipeline.distributed.runner import LeaseRunner
 
 EXIT_CODE = 70
 _log = logging.getLogger(__name__)
 
 
-def watch(runner: ShardRunner, limit_s: float) -> None:
+def watch(runner: LeaseRunner, limit_s: float) -> None:
     """From now on, one step of the engine may take so long; the first with a new shape compiles on GPUs."""
     threading.Thread(target=_watch, args=(runner, limit_s), name="watchdog", daemon=True).start()
 
 
-def _watch(runner: ShardRunner, limit_s: float) -> None:
+def _watch(runner: LeaseRunner, limit_s: float) -> None:
     while True:
         time.sleep(min(5.0, limit_s / 4))
         if runner.step_s > limit_s:

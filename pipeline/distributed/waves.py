@@ -1,37 +1,41 @@
 """The waves of a launch: each renders what the store does not hold yet, until nothing planned is missing."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from datetime import UTC, datetime
 from threading import Timer
 
 import pyarrow as pa
 
 from pipeline.distributed.added import Added
-from pipeline.distributed.board import Watcher
 from pipeline.distributed.cluster import cluster_summary
-from pipeline.distributed.graph import end_waves, run_wave
-from pipeline.distributed.outcomes import Tally
-from pipeline.distributed.pump import pumped
-from pipeline.distributed.report import Progress, Tell
-from pipeline.distributed.shards import ShardPlan
+from pipeline.distributed.dispatcher import Crew, CrewSize, Dispatcher
+from pipeline.distributed.outcomes import Tally, Teller, Worked
+from pipeline.distributed.planned import LeasePlan, Planner, planned_leases
+from pipeline.distributed.report import Drawn, Progress, Tell
+from pipeline.distributed.runner import tasks_of
 from pipeline.distributed.spec import Pool, WorkerSpec
 from pipeline.distributed.stopping import Stop
 from pipeline.errors import InputError, JobBrokenError
 from pipeline.identity import IdSet
 from pipeline.output.index import load_index
+from pipeline.output.layout import part_prefix
+from pipeline.output.part import PartWriter, read_part
 from pipeline.planning.amount import Amount
 from pipeline.planning.selection import Selection
-from pipeline.planning.shards import shard_size
 from pipeline.planning.tasks import Space, planned_amount
 from pipeline.prepare import Prepared, numbered_batches
+from pipeline.rendering.results import Failed
 from pipeline.storage.base import ObjectStore
 
 MAX_POOR_WAVES = 5
 """So many may bring less than half of what was missing: machines that leave cost a wave some of its images."""
 SILENCE_S = 90.0
 """Without an outcome for so long after the start, people are told what the cluster has."""
+LEASES_PER_WORKER = 3
+"""Planned leases that wait, by worker: of several sizes, so that each worker finds its own."""
+LEAST_WINDOW = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,26 +61,29 @@ class Waves:
         spec: WorkerSpec,
         pool: Pool,
         store: ObjectStore,
+        crew: Crew,
         stop: Stop,
         tell: Tell,
         on_progress: Callable[[Progress], None],
         added: Added,
     ) -> None:
-        self._work, self._spec, self._pool, self._store = work, spec, pool, store
+        self._work, self._spec, self._pool, self._store, self._crew = work, spec, pool, store, crew
         self._tell, self._on_progress = tell, on_progress
         self.stop, self.added = stop, added
         self.missing = work.missing
         self.tally = Tally.of(work.missing, pool.workers)
-        self._watcher = Watcher(spec.board)
+        self.deaths = 0
+        """Processes that died of their work."""
         self.busy_s = 0.0
         """Of all waves, the loading of models included."""
+        self._driver = Teller(worker="driver", model_load="driver")
 
     def per_second(self, amount: float) -> float | None:
-        """An amount over the time of all waves, the loading of models included."""
+        """Return an amount over the time of all waves, the loading of models included."""
         return amount / self.busy_s if self.busy_s else None
 
     def run(self) -> None:
-        """Ends when nothing is missing, or stopped. What counts is what the store holds, not what workers report.
+        """Return when nothing is missing, or stopped. What counts is what the store holds, not what workers report.
 
         Raises ``InputError`` only if nothing was rendered; ``JobBrokenError`` for one that a worker meets later.
         """
@@ -91,11 +98,10 @@ class Waves:
         done, poor = self._work.committed, 0
         while poor < MAX_POOR_WAVES:
             before, began = self.missing.images, time.monotonic()
-            for outcomes in self._wave(done):
-                self.added.take(self.tally.take(outcomes, time.monotonic()))
-                self._look()
-                self._on_progress(self.tally.progress)
-            self.busy_s += time.monotonic() - began
+            try:
+                self._wave(done)
+            finally:
+                self.busy_s += time.monotonic() - began
             done = self._done()
             self.missing = self._missing(done)
             if not self.missing.images or self.stop.reason:
@@ -109,43 +115,71 @@ class Waves:
         self._check_stored(index.all())
         return index.ok.union(self.tally.reported) if self._work.retry_failed else index.all()
 
-    def _wave(self, committed: IdSet) -> Iterator[pa.Table]:
+    def _wave(self, committed: IdSet) -> None:
         work, images = self._work, self._work.prepared.job.render.shard_images
-        fixed = None if images == "auto" else images
-        sizes = {
-            size: shard_size(self.missing, self._pool.workers, self._spec.rows(*size) // 2, fixed)
-            for size in work.prepared.count.sizes
-        }
-        plan = ShardPlan(
+        slots = {size: self._spec.rows(*size) // 2 for size in work.prepared.count.sizes}
+        plan = LeasePlan(
             manifest=work.prepared.manifest,
             space=work.space,
             selection=work.selection,
-            sizes=sizes,
+            missing=self.missing,
+            workers=self._pool.workers,
+            slots=slots,
+            images=None if images == "auto" else images,
         )
-        silence = Timer(SILENCE_S, self._tell_of_silence)
+        size = CrewSize(
+            most=self._pool.workers,
+            slots=max(slots.values()),
+            most_failed_starts=self._pool.most_failed_starts,
+            window=max(LEAST_WINDOW, LEASES_PER_WORKER * self._pool.workers),
+        )
+        planner = Planner(planned_leases(plan, committed))
+        dispatcher = Dispatcher(self._crew, planner, size, self, images=self.missing.images)
+        silence = self._silence = Timer(SILENCE_S, self._tell_of_silence)
         silence.daemon = True
         silence.start()
+        self.stop.follow(dispatcher.stop)
         try:
-            source = run_wave(plan, work.prepared.points, committed, self._spec, self._pool)
-            end = partial(end_waves, self._spec.launch_id)
-            for outcomes in pumped(source, lambda: self.stop.complete(self.tally.told), self._tell_of_drawn, end):
-                silence.cancel()
-                yield outcomes
+            dispatcher.run()
         finally:
             silence.cancel()
+            planner.close()
+            self.deaths += dispatcher.deaths
 
-    def _tell_of_drawn(self) -> None:
-        """While no outcome comes."""
+    def committed(self, outcomes: pa.Table) -> None:
+        """Count outcomes that are in the store."""
+        self._silence.cancel()
+        self.added.take(self.tally.take(outcomes, time.monotonic()))
+        self._on_progress(self.tally.progress)
+
+    def found(self, parts: Sequence[str]) -> pa.Table | None:
+        """Return the outcomes of those parts that are in the store, of a worker that died before it could tell."""
+        keys = [found.key for part in parts for found in self._store.list(part_prefix(part))]
+        tables = [read_part(self._store, key) for key in keys]
+        if not tables:
+            return None
+        rows = pa.concat_tables(tables, promote_options="default")
+        return self._driver.told(rows, rows, Worked())
+
+    def quarantined(self, task: pa.Table) -> None:
+        """Commit a task as failed: it kills the processes that render it."""
+        died = "ProcessDied: workers died with it among others, or their nodes, and then while it was rendered alone"
+        part = PartWriter(self._store, task, self._spec.facts)
+        for one in tasks_of(task):
+            part.put(Failed(task=one, stage="process", verdict="quarantined", error=died), datetime.now(UTC))
+        self.committed(self._driver.told(part.commit(), task, Worked()))
+
+    def working(self, process_id: str, drawn: Drawn, ready: int) -> None:
+        """Take in what a worker has drawn; it is the worker's until it is committed."""
         before = self.tally.progress
-        self._look()
+        self.tally.hear({process_id: drawn}, time.monotonic())
+        self.tally.progress = replace(self.tally.progress, ready=ready)
         if (self.tally.progress.ready, self.tally.progress.drawn) != (before.ready, before.drawn):
             self._on_progress(self.tally.progress)
 
-    def _look(self) -> None:
-        """Take in what workers have drawn; it is theirs until they commit it."""
-        seen = self._watcher.seen()
-        self.tally.hear(seen.drawn, time.monotonic())
-        self.tally.progress = replace(self.tally.progress, ready=seen.ready)
+    def says(self, sentence: str) -> None:
+        """Tell people something."""
+        self._tell(sentence)
 
     def _tell_of_silence(self) -> None:
         self._tell(f"still no image after {SILENCE_S:g} s; the cluster has {cluster_summary()}")

@@ -7,7 +7,7 @@ and a worker that finds its shard's part already there has nothing to do.
 import io
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -58,6 +58,10 @@ class PartWriter:
         self._numbers = {item.hex(): number for number, item in enumerate(shard["task_id"].to_pylist())}
         self._rows: dict[int, dict[str, Any]] = {}
         self._lock = threading.Lock()
+        self.packed = facts.packing.layout != "files"
+        """Whether its images are kept in one object."""
+        self.bytes = 0
+        """Of the images stored so far."""
 
     def committed(self) -> pa.Table | None:
         """The metadata of this very shard if it was committed, its failed tasks in this same attempt."""
@@ -78,9 +82,13 @@ class PartWriter:
         row["created_at"] = ready_at
         with self._lock:
             self._rows[self._numbers[outcome.task.task_id]] = row
+            self.bytes += row.get("file_bytes", 0)
 
-    def commit(self) -> pa.Table:
-        """Write the part for the outcomes so far and return its metadata; nothing is true before."""
+    def commit(self, before: Callable[[str], None] = lambda _: None) -> pa.Table:
+        """Write the part for the outcomes so far and return its metadata; nothing is true before.
+
+        ``before`` gets the part's id just before it is committed.
+        """
         with self._lock:
             numbers = sorted(self._rows)
             rows = [self._rows[number] for number in numbers]
@@ -89,6 +97,7 @@ class PartWriter:
         table = _metadata(shard, rows, name, self._facts)
         is_ok = pc.equal(table["status"], "ok")
         table = _with_images(table, is_ok, self._payloads.store(name, table.filter(is_ok)))
+        before(name)
         put_part(self._store, name, table)
         return table
 

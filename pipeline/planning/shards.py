@@ -2,8 +2,9 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -69,18 +70,14 @@ def passes(sizes: Sequence[PictureSize]) -> list[frozenset[PictureSize]]:
 def cut(tables: Iterable[pa.Table], size_of: Callable[[PictureSize], ShardSize | None]) -> Iterator[pa.Table]:
     """Cut tables of planned tasks into shards, keeping their order within a picture size.
 
-    ``size_of`` says how large shards of a picture size should be; None where its tasks are left out.
+    ``size_of`` says how large the next shard of a picture size should be; None where its tasks are left out.
     """
     pending: dict[PictureSize, list[pa.Table]] = defaultdict(list)
     for table in tables:
         for key, part in _by_key(table):
-            size = size_of(key)
-            if size is None:
-                continue
-            waiting = pa.concat_tables([*pending.pop(key, []), part])
-            *full, rest = _cut_one(waiting, size)
-            yield from full
-            pending[key] = [rest]
+            if size_of(key) is not None:
+                waiting = pa.concat_tables([*pending.pop(key, []), part])
+                pending[key] = [(yield from _cut_one(waiting, partial(size_of, key)))]
     for rest in pending.values():
         yield from (table for table in rest if table.num_rows)
 
@@ -93,16 +90,16 @@ def _by_key(table: pa.Table) -> Iterator[tuple[PictureSize, pa.Table]]:
         yield (width, height), table.filter(here) if sizes.num_rows > 1 else table
 
 
-def _cut_one(table: pa.Table, size: ShardSize) -> Iterator[pa.Table]:
-    """Full shards from the front of tasks of one size, then what is left, perhaps nothing."""
+def _cut_one(table: pa.Table, size_of: Callable[[], ShardSize | None]) -> Generator[pa.Table, None, pa.Table]:
+    """Yield full shards from the front of tasks of one size; return what is left, perhaps nothing."""
     megapixels = table["width"][0].as_py() * table["height"][0].as_py() / 1e6
     work = np.cumsum(table["evaluations"].to_numpy().astype(np.float64) * megapixels)
     start, done = 0, 0.0
-    while True:
+    while (size := size_of()) is not None:
         enough = int(np.searchsorted(work, done + size.megapixel_evaluations)) + 1
         stop = min(max(enough, start + size.min_images), start + size.max_images)
         if stop >= len(work):
-            yield table.slice(start)
-            return
+            break
         yield table.slice(start, stop - start)
         start, done = stop, float(work[stop - 1])
+    return table.slice(start)

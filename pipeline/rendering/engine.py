@@ -67,17 +67,19 @@ class Engine:
         rows: int | Callable[[int, int], int],
         *,
         patience: Patience | None = None,
+        on_begin: Callable[[RenderTask], None] = lambda _: None,
     ) -> None:
         """``rows`` of the denoiser's batch, for all images or by width and height (px).
 
-        At least 2: a guided task takes two. ``patience`` waits for memory that other processes hold.
+        At least 2: a guided task takes two. ``patience`` waits for memory that other processes hold. ``on_begin`` gets
+        each task before any work for it begins, from any thread.
         """
         if isinstance(rows, int) and rows < LEAST_ROWS:
             raise ValueError(f"an engine needs at least {LEAST_ROWS} rows, not {rows}")
         self._model, self._adapter, self._device_name = model, model.adapter, device_name(model.device)
         self._rows_at_first, self._rows_of_key = rows, dict[Hashable, int]()
         self._backlog = Backlog(model.adapter.family)
-        self._preparation = Preparation(model.adapter)
+        self._preparation = Preparation(model.adapter, on_begin)
         self._batch: Batch | None = None
         self._patience = patience or Patience(partial(read_memory, model.device))
         self._row_time = RowTime(model.adapter.device)

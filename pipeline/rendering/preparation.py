@@ -1,7 +1,7 @@
 """Preparation beside the engine: a thread turns tasks that wait into what a slot of the batch starts with."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from pipeline.recipe import RenderTask
 from pipeline.rendering.adapter import Adapter, Rows, Text
 from pipeline.rendering.backlog import LOOKAHEAD, Pending
 from pipeline.rendering.determinism import alone_with_torch
@@ -44,8 +45,9 @@ class Prepared:
 class Preparation:
     """Prepare tasks in a thread of its own. The methods are for the engine's thread."""
 
-    def __init__(self, adapter: Adapter) -> None:
-        self._adapter, self._prompts = adapter, Prompts(adapter)
+    def __init__(self, adapter: Adapter, on_begin: Callable[[RenderTask], None] = lambda _: None) -> None:
+        """``on_begin`` gets each task before any work for it begins."""
+        self._adapter, self._prompts, self._on_begin = adapter, Prompts(adapter), on_begin
         self._trajectory = lru_cache(maxsize=CACHED_TRAJECTORIES)(adapter.trajectory)
         self._thread = ThreadPoolExecutor(1, "prepare")
 
@@ -96,6 +98,7 @@ class Preparation:
     def _prepare(self, pending: Pending, upcoming: Sequence[Pending]) -> Prepared | Failed:
         recipe, adapter, began = pending.task.recipe, self._adapter, time.perf_counter()
         stage: Stage = "encode"
+        self._on_begin(pending.task)
         try:
             conditioning = self._prompts.conditioning(adapter.texts(recipe), self._texts(upcoming))
             stage = "denoise"
@@ -122,4 +125,6 @@ class Preparation:
         """Yield the texts of tasks to come. One without text fails in its own turn."""
         for pending in tasks:
             with suppress(TypeError):
-                yield from self._adapter.texts(pending.task.recipe)
+                texts = self._adapter.texts(pending.task.recipe)
+                self._on_begin(pending.task)
+                yield from texts

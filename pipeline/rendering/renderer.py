@@ -23,6 +23,10 @@ class Renderer(Protocol):
         """Whether some added task has no outcome yet."""
 
     @property
+    def waiting(self) -> int:
+        """The number of added tasks that have not begun."""
+
+    @property
     def counters(self) -> EngineCounters:
         """Sums since the renderer was made."""
 
@@ -50,11 +54,13 @@ def load_renderer(
     call: Mapping[str, Any] | None = None,
     as_once_read: bool = False,
     precision: str | None = None,
+    on_begin: Callable[[RenderTask], None] = lambda _: None,
 ) -> Renderer:
     """Load a model to render with. ``rows`` of the denoiser's batch are for all pictures, or by width and height (px).
 
     ``call``, further arguments of its stock pipeline, means one call per image. ``as_once_read`` draws what a run
     that began when the model's own scheduler was read otherwise holds (``OwnScheduler.read_otherwise``).
+    ``on_begin`` gets each task before any work for it begins, from any thread.
     Settings of torch that decide last bits are those of ``determinism`` from now on, for the whole process.
 
     Raises ``ModelError`` as ``load_model`` does, and for an argument the pipeline does not take.
@@ -71,9 +77,9 @@ def load_renderer(
             as_once_read=as_once_read,
             precision=precision,
         )
-        return Engine(model, rows)
+        return Engine(model, rows, on_begin=on_begin)
     if precision is not None:
         raise not_batched(facts.class_name)
     stock = load_stock(folder, facts, dtype=dtype, device=device, loras=loras)
     schedulers = schedulers_of(stock, facts, as_once_read=as_once_read)
-    return SingleEngine(stock, schedulers=schedulers, device=device, call=call or {})
+    return SingleEngine(stock, schedulers=schedulers, device=device, call=call or {}, on_begin=on_begin)

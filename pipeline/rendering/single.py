@@ -40,11 +40,13 @@ class SingleEngine:
         call: Mapping[str, Any],
         clock: Callable[[], float] = time.perf_counter,
         patience: Patience | None = None,
+        on_begin: Callable[[RenderTask], None] = lambda _: None,
     ) -> None:
         """``stock`` is a loaded diffusers pipeline, ``call`` has further arguments of its every call.
 
-        ``patience`` waits for memory that other processes hold.
+        ``patience`` waits for memory that other processes hold, ``on_begin`` gets each task before its call.
         """
+        self._on_begin = on_begin
         self._stock, self._schedulers, self._call, self._clock = stock, schedulers, dict(call), clock
         self._device_name = device_name(device)
         self._patience = patience or Patience(partial(read_memory, device))
@@ -65,6 +67,10 @@ class SingleEngine:
     def busy(self) -> bool:
         """Whether tasks wait."""
         return bool(self._waiting)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
 
     @property
     def counters(self) -> EngineCounters:
@@ -93,6 +99,7 @@ class SingleEngine:
         if self._patience.doze() or not self._waiting:
             return []
         task, began = self._waiting.popleft(), self._clock()
+        self._on_begin(task)
         try:
             images = self._draw(task.recipe)
         except Exception as error:  # the task boundary: what a recipe breaks is that task's failure
