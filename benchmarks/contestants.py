@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.distributed.runner import ShardRunner
+from pipeline.distributed.runner import LeaseRunner
 from pipeline.output.part import PartWriter, RunFacts
 from pipeline.planning.tasks import TASK_FIELDS
 from pipeline.recipe import RenderTask
@@ -35,7 +35,7 @@ class Darkroom:
 
     def __call__(self, tasks: Sequence[RenderTask], folder: Path) -> None:
         store = LocalStore(folder)
-        runner = ShardRunner(self._engine, lambda shard: PartWriter(store, shard, FACTS))
+        runner = LeaseRunner(self._engine, lambda shard: PartWriter(store, shard, FACTS))
         shards = [
             shard_table(tasks[start : start + self._shard_images]) for start in range(0, len(tasks), self._shard_images)
         ]

@@ -17,7 +17,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from pipeline.distributed.runner import ShardRunner
+from pipeline.distributed.runner import LeaseRunner
 from pipeline.errors import StoreUnavailableError
 from pipeline.identity import Ids
 from pipeline.output.finalize import finalize
@@ -160,7 +160,7 @@ class CommitMachine(RuleBasedStateMachine):
 
     def render(self, store: ObjectStore, wanted: list[int], painter: Painter, attempt: int) -> None:
         facts = replace(self.facts, attempt=attempt)
-        runner = ShardRunner(painter, partial(PartWriter, store, facts=facts))
+        runner = LeaseRunner(painter, partial(PartWriter, store, facts=facts))
         shards = [shard_of(*wanted[start : start + SHARD]) for start in range(0, len(wanted), SHARD)]
         futures = [runner.submit(shard) for shard in shards]
         runner.close()

@@ -6,19 +6,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from types import SimpleNamespace
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.distributed.runner import ShardRunner
-from pipeline.distributed.shards import distinct
+from pipeline.distributed import runner
+from pipeline.distributed.journal import Journal, read_journal
+from pipeline.distributed.planned import distinct
+from pipeline.distributed.runner import LeaseRunner
 from pipeline.errors import StoreUnavailableError
 from pipeline.identity import part_id
 from pipeline.output.layout import Packing, part_prefix
 from pipeline.output.part import PartWriter, RunFacts, read_part
 from pipeline.planning.tasks import TASK_FIELDS
+from pipeline.recipe import RenderTask
 from pipeline.rendering.engine import Engine
 from pipeline.rendering.loading import load_model
 from pipeline.storage.local import LocalStore
@@ -52,8 +56,8 @@ def shard_of(*seeds: int) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=pa.schema([*(pa.field(*field) for field in fields), *TASK_FIELDS]))
 
 
-def runner_of(engine: Engine, store: LocalStore) -> ShardRunner:
-    return ShardRunner(engine, lambda shard: PartWriter(store, shard, FACTS))
+def runner_of(engine: Engine, store: LocalStore) -> LeaseRunner:
+    return LeaseRunner(engine, lambda shard: PartWriter(store, shard, FACTS))
 
 
 def digests(table: pa.Table) -> dict[str, str]:
@@ -91,15 +95,15 @@ def test_a_committed_shard_is_not_rendered_again(engine_of: Callable[[], Engine]
 
 def test_a_task_in_several_shards_is_rendered_once_at_a_time(engine_of: Callable[[], Engine], tmp_path: Path) -> None:
     engine = engine_of()
-    runner = runner_of(engine, LocalStore(tmp_path))
+    rendering = runner_of(engine, LocalStore(tmp_path))
     shards = [shard_of(1, 2, 3), shard_of(3, 4), shard_of(2, 3, 5)]
-    done = [future.result(timeout=60) for future in [runner.submit(shard) for shard in shards]]
+    done = [future.result(timeout=60) for future in [rendering.submit(shard) for shard in shards]]
     assert [table.num_rows for table in done] == [3, 2, 3]
     seen: dict[str, str] = {}
     for table in done:
         for task, pixels in digests(table).items():
             assert seen.setdefault(task, pixels) == pixels
-    runner.close()
+    rendering.close()
 
 
 def test_a_packed_layout_gives_the_same_pixels_in_an_object_per_shard(
@@ -110,10 +114,10 @@ def test_a_packed_layout_gives_the_same_pixels_in_an_object_per_shard(
     shards = [shard_of(1, 2, 3), shard_of(4, 5)]
     found = []
     for store, facts in zip(stores, (FACTS, packed), strict=True):
-        runner = ShardRunner(engine_of(), partial(PartWriter, store, facts=facts))
-        futures = [runner.submit(shard) for shard in shards]
+        rendering = LeaseRunner(engine_of(), partial(PartWriter, store, facts=facts))
+        futures = [rendering.submit(shard) for shard in shards]
         found.append([digests(future.result(timeout=30)) for future in futures])
-        runner.close()
+        rendering.close()
     assert found[0] == found[1]
     assert [len(list(store.list("images/"))) for store in stores] == [5, 0]
     assert len(list(stores[1].list("shards/"))) == 2
@@ -129,8 +133,8 @@ def test_the_engine_waits_for_a_slow_store(engine_of: Callable[[], Engine], tmp_
     store, opened = SlowStore(tmp_path), threading.Event()
     store.opened = opened
     engine = engine_of()
-    runner = runner_of(engine, store)
-    future = runner.submit(shard_of(*range(200)))
+    rendering = runner_of(engine, store)
+    future = rendering.submit(shard_of(*range(200)))
     try:
         deadline = time.monotonic() + 60
         before = None
@@ -142,15 +146,15 @@ def test_the_engine_waits_for_a_slow_store(engine_of: Callable[[], Engine], tmp_
     finally:
         opened.set()
     assert future.result(timeout=120).num_rows == 200
-    runner.close()
+    rendering.close()
 
 
 def test_a_shard_that_is_none_fails_alone(engine_of: Callable[[], Engine], tmp_path: Path) -> None:
-    runner = runner_of(engine_of(), LocalStore(tmp_path))
+    rendering = runner_of(engine_of(), LocalStore(tmp_path))
     with pytest.raises(KeyError, match="seed"):
-        runner.submit(shard_of(1).drop_columns(["seed"])).result(timeout=30)
-    assert runner.submit(shard_of(1)).result(timeout=30).num_rows == 1
-    runner.close()
+        rendering.submit(shard_of(1).drop_columns(["seed"])).result(timeout=30)
+    assert rendering.submit(shard_of(1)).result(timeout=30).num_rows == 1
+    rendering.close()
 
 
 class BrokenEngine(Engine):
@@ -168,13 +172,13 @@ class BrokenEngine(Engine):
 def test_a_broken_engine_fails_everyone_who_waits(engine_of: Callable[[], Engine], tmp_path: Path) -> None:
     engine = engine_of()
     engine.__class__ = BrokenEngine
-    runner = runner_of(engine, LocalStore(tmp_path))
-    futures = [runner.submit(shard_of(*range(start, start + 8))) for start in (0, 8, 16)]
+    rendering = runner_of(engine, LocalStore(tmp_path))
+    futures = [rendering.submit(shard_of(*range(start, start + 8))) for start in (0, 8, 16)]
     for future in futures:
         with pytest.raises(RuntimeError, match="device lost"):
             future.result(timeout=30)
     with pytest.raises(RuntimeError, match="device lost"):
-        runner.submit(shard_of(99)).result(timeout=30)
+        rendering.submit(shard_of(99)).result(timeout=30)
     assert not list(LocalStore(tmp_path).list("metadata/"))
 
 
@@ -207,12 +211,83 @@ def test_a_store_that_fails_fails_its_shard_and_commits_nothing_half(
     engine_of: Callable[[], Engine], tmp_path: Path
 ) -> None:
     store = FullStore(tmp_path, left=7)
-    runner = runner_of(engine_of(), store)
-    runner.submit(shard_of(1, 2, 3)).result(timeout=30)
+    rendering = runner_of(engine_of(), store)
+    rendering.submit(shard_of(1, 2, 3)).result(timeout=30)
     with pytest.raises(StoreUnavailableError, match="disk full"):
-        runner.submit(shard_of(*range(4, 12))).result(timeout=30)
-    runner.close()
+        rendering.submit(shard_of(*range(4, 12))).result(timeout=30)
+    rendering.close()
     assert len(list(store.list("metadata/"))) == 1
+
+
+def test_what_is_stored_is_committed_now_and_then_and_told(
+    engine_of: Callable[[], Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "COMMIT_S", 0.0)
+    engine, store, parts = engine_of(), LocalStore(tmp_path), list[pa.Table]()
+    rendering, journal = runner_of(engine, store), Journal(tmp_path / "journal")
+    rendering._journal = journal
+    done = rendering.submit(shard_of(*range(30)), parts.append).result(timeout=60)
+    rendering.close()
+    assert 2 < len(parts) <= 30
+    assert done.num_rows == 30
+    assert pa.concat_tables(parts).equals(done)
+    assert len(list(store.list("metadata/"))) == len(parts)
+    names = {part["part_id"][0].as_py() for part in parts}
+    assert {*read_journal(tmp_path / "journal").parts} == names
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "age_s", "due"),
+    [(63, 0, 599, False), (64, 0, 61, True), (64, 0, 59, False), (1, 2**26, 61, True), (1, 0, 601, True)],
+)
+def test_packed_images_wait_until_there_are_some(images: int, size: int, age_s: float, due: bool) -> None:
+    writer = SimpleNamespace(packed=True, bytes=size)
+    assert runner._OpenPart(cast("PartWriter", writer), time.monotonic() - age_s, stored=images).due is due
+
+
+def test_a_lease_that_the_engine_has_not_is_given_back(
+    engine_of: Callable[[], Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "MOST_WAITING", 1)
+    rendering = runner_of(engine_of(), LocalStore(tmp_path))
+    first = rendering.submit(shard_of(*range(100)))
+    deadline = time.monotonic() + 60
+    while not rendering._open and time.monotonic() < deadline:
+        time.sleep(0.01)
+    second = rendering.submit(shard_of(100, 101))
+    while not rendering._held and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert rendering.take_back(second)
+    assert not rendering.take_back(first), "it is begun"
+    assert not rendering.take_back(second)
+    assert second.result(timeout=1).num_rows == 0
+    assert first.result(timeout=60).num_rows == 100
+    rendering.close()
+
+
+def test_what_the_engine_has_begun_and_not_stored_is_in_the_journal(
+    engine_of: Callable[[], Engine], tmp_path: Path
+) -> None:
+    journal, store, opened = Journal(tmp_path / "journal"), SlowStore(tmp_path / "out"), threading.Event()
+    store.opened = opened
+    begun: set[str] = set()
+    engine = engine_of()
+
+    def begin(task: RenderTask) -> None:
+        begun.add(task.task_id)
+        journal.begin(bytes.fromhex(task.task_id))
+
+    engine._preparation._on_begin = begin
+    rendering = LeaseRunner(engine, lambda shard: PartWriter(store, shard, FACTS), journal=journal)
+    future = rendering.submit(shard_of(*range(20)))
+    deadline = time.monotonic() + 60
+    while len(begun) < 20 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert {task_id.hex() for task_id in read_journal(tmp_path / "journal").in_flight} == begun
+    opened.set()
+    assert future.result(timeout=60).num_rows == 20
+    rendering.close()
+    assert read_journal(tmp_path / "journal").in_flight == frozenset()
 
 
 @pytest.fixture(scope="module", autouse=True)

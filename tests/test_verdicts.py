@@ -18,7 +18,7 @@ from jobs.render import _as_text
 from pipeline.config import load_job
 from pipeline.distributed.outcomes import Tally, Teller, Worked
 from pipeline.distributed.report import Report
-from pipeline.distributed.runner import ShardRunner
+from pipeline.distributed.runner import LeaseRunner
 from pipeline.errors import JobFileError, ManifestError, ModelError
 from pipeline.manifest.blocklist import blocklist_of
 from pipeline.model.check import check_checker
@@ -102,7 +102,7 @@ def judge_of(model: Path, *, drop: bool = False) -> Judge:
 def run(model: Path, folder: Path, judge: Callable[[Outcome], Outcome]) -> pa.Table:
     store = LocalStore(folder)
     engine = Engine(load_model(model, dtype="float32", device="cpu"), 4)
-    runner = ShardRunner(engine, lambda shard: PartWriter(store, shard, FACTS), judge)
+    runner = LeaseRunner(engine, lambda shard: PartWriter(store, shard, FACTS), judge)
     rows = runner.submit(shard_of(1, 2, 3)).result(timeout=60)
     runner.close()
     return rows

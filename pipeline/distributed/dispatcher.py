@@ -66,8 +66,8 @@ class Listener(Protocol):
     def committed(self, outcomes: pa.Table) -> None:
         """Tasks have an outcome in the store."""
 
-    def found(self, parts: Sequence[str]) -> pa.Table | None:
-        """Return the outcomes of those parts that are in the store, of a worker that died before it could tell."""
+    def found(self, parts: Sequence[str], tasks: Sequence[pa.Table]) -> pa.Table | None:
+        """Return outcomes of these tasks in parts that are in the store though a worker died before it told of them."""
 
     def quarantined(self, task: pa.Table) -> None:
         """Commit a task as failed: it kills the processes that render it."""
@@ -312,8 +312,11 @@ class Dispatcher:
 
     def _died(self, worker: _Worker, event: Died) -> None:
         self._forget(worker)
-        if event.parts and (found := self._listener.found(event.parts)) is not None:
-            self._found(worker, found)
+        leases = tuple(worker.leases.values())
+        if event.parts and leases:
+            found = self._listener.found(event.parts, [lease.remaining() for lease in leases])
+            if found is not None:
+                self._found(leases, found)
         if not (worker.ready or event.lost_node or self._stop_asked):
             self._limits.failed_start(JobBrokenError(event.reason))
         if worker.leases and not event.lost_node:
@@ -327,14 +330,11 @@ class Dispatcher:
                 self._unfinished -= 1
                 self._listener.quarantined(task)
 
-    def _found(self, worker: _Worker, outcomes: pa.Table) -> None:
+    def _found(self, leases: Sequence[Lease], outcomes: pa.Table) -> None:
         """Take in what a dead worker has committed and could not tell."""
-        known = {task_id for lease in worker.leases.values() for task_id in lease.done}
-        fresh = outcomes.filter(pa.array([task_id not in known for task_id in _ids(outcomes)], pa.bool_()))
-        for lease in worker.leases.values():
+        for lease in leases:
             lease.done.update(_ids(outcomes))
-        if fresh.num_rows:
-            self._note(fresh)
+        self._note(outcomes)
 
 
 def _ids(outcomes: pa.Table) -> list[bytes]:

@@ -66,11 +66,11 @@ class LeaseRunner:
 
     def submit(
         self, tasks: pa.Table, on_commit: Callable[[pa.Table], None] = lambda _: None
-    ) -> "Future[pa.Table | None]":
+    ) -> "Future[pa.Table]":
         """Render and commit planned tasks; ``on_commit`` gets the metadata of each part when it is committed.
 
-        The future gives the metadata of all parts, None for a lease that was taken back, and raises what the store or
-        the device raised.
+        The future gives the metadata of all parts, no row for a lease that was taken back, and raises what the store
+        or the device raised.
         """
         lease = _Lease(tasks, on_commit, self)
         admission = self._pool.submit(self._admit, lease)
@@ -78,7 +78,7 @@ class LeaseRunner:
         admission.add_done_callback(self._admissions.discard)
         return lease.done
 
-    def take_back(self, done: "Future[pa.Table | None]") -> bool:
+    def take_back(self, done: "Future[pa.Table]") -> bool:
         """Give up the lease of a future if the engine has nothing of it yet; return whether that is so."""
         with self._changed:
             lease = next((lease for lease in self._held if lease.done is done), None)
@@ -86,7 +86,7 @@ class LeaseRunner:
                 self._held.remove(lease)
         if lease is None:
             return False
-        done.set_result(None)
+        done.set_result(METADATA_SCHEMA.empty_table())
         return True
 
     def stop(self) -> None:
@@ -234,7 +234,7 @@ class _Lease:
 
     def __init__(self, table: pa.Table, on_commit: Callable[[pa.Table], None], runner: LeaseRunner) -> None:
         self._table, self._on_commit, self._runner = table, on_commit, runner
-        self.done: Future[pa.Table | None] = Future()
+        self.done: Future[pa.Table] = Future()
         self.tasks: list[RenderTask] = []
         self._missing = self._uncommitted = 0
         self._part: _OpenPart | None = None

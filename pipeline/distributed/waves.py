@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from threading import Timer
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.distributed.added import Added
 from pipeline.distributed.cluster import cluster_summary
@@ -152,14 +153,15 @@ class Waves:
         self.added.take(self.tally.take(outcomes, time.monotonic()))
         self._on_progress(self.tally.progress)
 
-    def found(self, parts: Sequence[str]) -> pa.Table | None:
-        """Return the outcomes of those parts that are in the store, of a worker that died before it could tell."""
+    def found(self, parts: Sequence[str], tasks: Sequence[pa.Table]) -> pa.Table | None:
+        """Return outcomes of these tasks in parts that are in the store though a worker died before it told of them."""
+        planned = pa.concat_tables(tasks, promote_options="default")
+        ids = pa.array([task_id.hex() for task_id in planned["task_id"].to_pylist()])
         keys = [found.key for part in parts for found in self._store.list(part_prefix(part))]
-        tables = [read_part(self._store, key) for key in keys]
-        if not tables:
+        tables = [rows.filter(pc.is_in(rows["task_id"], ids)) for rows in (read_part(self._store, key) for key in keys)]
+        if not sum(table.num_rows for table in tables):
             return None
-        rows = pa.concat_tables(tables, promote_options="default")
-        return self._driver.told(rows, rows, Worked())
+        return self._driver.told(pa.concat_tables(tables, promote_options="default"), planned, Worked())
 
     def quarantined(self, task: pa.Table) -> None:
         """Commit a task as failed: it kills the processes that render it."""

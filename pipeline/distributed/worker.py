@@ -62,7 +62,7 @@ class RenderWorker:
         node_id, process_id = ray.get_runtime_context().get_node_id(), uuid.uuid4().hex
         self._changed = threading.Condition()
         self._events: list[Event] = []
-        self._leases: dict[int, Future[pa.Table | None]] = {}
+        self._leases: dict[int, Future[pa.Table]] = {}
         self._working_told_s = 0.0
         name = f"{socket.gethostname()}:{os.getpid()}"
         self._teller = Teller(worker=name, model_load=process_id)
@@ -249,7 +249,7 @@ class RenderWorker:
     def _worked(self) -> Worked:
         return Worked(engine=self._engine.counters, traffic=self._store.traffic)
 
-    def _ended(self, number: int, done: "Future[pa.Table | None]") -> None:
+    def _ended(self, number: int, done: "Future[pa.Table]") -> None:
         error = done.exception()
         if error is None:
             self._tell(Ended(number))

@@ -56,7 +56,7 @@ class Launch:
         found = []
         for child in psutil.Process(self.process.pid).children(recursive=True):
             try:
-                if "MapWorker" in " ".join(child.cmdline()):
+                if "RenderWorker" in " ".join(child.cmdline()):
                     found.append(child)
             except psutil.Error:
                 continue

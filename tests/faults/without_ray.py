@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from pipeline.config import load_job
 from pipeline.distributed.binding import ModelFiles, bind, find_model
-from pipeline.distributed.runner import ShardRunner
+from pipeline.distributed.runner import LeaseRunner
 from pipeline.distributed.spec import Device, Pool
-from pipeline.identity import IdSet, part_id
-from pipeline.output.attempts import Attempts, Process, forget_launch
+from pipeline.identity import IdSet
 from pipeline.output.finalize import finalize
 from pipeline.output.index import load_index
 from pipeline.output.launch_note import LaunchNote, kept_alive, read_notes, write_note
@@ -53,6 +52,10 @@ class Painter:
     @property
     def busy(self) -> bool:
         return bool(self._waiting)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
 
     def add(self, tasks: Iterable[RenderTask], *, grouped: bool = False) -> None:
         self._waiting.extend(tasks)
@@ -166,25 +169,16 @@ def _render_noted(store: ObjectStore, shards: list[pa.Table], facts: RunFacts, r
         alive_at=now,
     )
     with kept_alive(store, note):
-        _render(store, shards, facts, note.launch_id, renderer)
+        _render(store, shards, facts, renderer)
         assert len(load_index(store).all()) >= images  # as waves do, which trust nobody but the store
     write_note(store, replace(note, finished_at=now, ok=images))
-    forget_launch(store, note.launch_id)
 
 
-def _render(store: ObjectStore, shards: list[pa.Table], facts: RunFacts, launch_id: str, renderer: Renderer) -> None:
-    """As ``distributed/worker.py``, all shards in hand at once."""
-    attempts = Attempts(store, launch_id, Process(node_id="here", process_id=uuid.uuid4().hex))
-    runner = ShardRunner(renderer, partial(PartWriter, store, facts=facts))
+def _render(store: ObjectStore, shards: list[pa.Table], facts: RunFacts, renderer: Renderer) -> None:
+    """As ``distributed/worker.py``, all leases in hand at once."""
+    runner = LeaseRunner(renderer, partial(PartWriter, store, facts=facts))
     try:
-        begun = []
-        for shard in shards:
-            name = part_id(shard["task_id"].to_pylist())
-            assert not attempts.earlier(name)
-            attempts.begin(name)
-            begun.append((name, runner.submit(shard)))
-        for name, future in begun:
+        for future in [runner.submit(shard) for shard in shards]:
             future.result()
-            attempts.end(name)
     finally:
         runner.close()

@@ -1,5 +1,7 @@
-"""One wave through a real Ray, in this process: what reaches the driver when workers cannot do their work."""
+"""Leases through a real Ray, in this process: what reaches the driver, also when workers cannot do their work."""
 
+import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,12 +16,13 @@ import pytest
 import ray
 
 from pipeline.config import load_job
-from pipeline.distributed import draining, stopping, worker
+from pipeline.distributed import limits
 from pipeline.distributed.added import Added
-from pipeline.distributed.board import make_board
-from pipeline.distributed.graph import run_wave
+from pipeline.distributed.dispatcher import CrewSize, Dispatcher
+from pipeline.distributed.events import Begun, Event
 from pipeline.distributed.launch import LaunchOptions, launch
-from pipeline.distributed.shards import ShardPlan
+from pipeline.distributed.planned import LeasePlan, Planner, planned_leases
+from pipeline.distributed.ray_crew import RayCrew
 from pipeline.distributed.spec import Pool, WorkerSpec
 from pipeline.distributed.stopping import Stop
 from pipeline.distributed.waves import Waves, Work
@@ -32,24 +35,24 @@ from pipeline.model.rows import BatchRows
 from pipeline.output.part import RunFacts
 from pipeline.planning.amount import Amount
 from pipeline.planning.selection import Selection
-from pipeline.planning.shards import ShardSize
 from pipeline.planning.tasks import Space
 from pipeline.prepare import prepare
 from pipeline.storage.local import LocalStore
 from pipeline.storage.s3_settings import S3Settings
-from tests.faults.launched import wait_until
+from tests.test_dispatcher import Listener
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of Ray's own settings
 
 
 POOL = Pool(workers=1, gpus=0, cpus=1)
+Wave = tuple[LeasePlan, WorkerSpec]
 
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    """Four logical CPUs and one logical GPU, which no worker here really uses."""
+    """Two logical CPUs and one logical GPU, which no worker here really uses."""
     ray.init(
-        address="local", num_cpus=4, num_gpus=1, include_dashboard=False, _node_ip_address="127.0.0.1",
+        address="local", num_cpus=2, num_gpus=1, include_dashboard=False, _node_ip_address="127.0.0.1",
         log_to_driver=False, logging_level="ERROR",
     )  # fmt: skip
     yield
@@ -57,7 +60,7 @@ def local_ray() -> Iterator[None]:
 
 
 @pytest.fixture
-def wave(tmp_path: Path, local_ray: None) -> tuple[ShardPlan, WorkerSpec]:
+def wave(tmp_path: Path, local_ray: None) -> Wave:
     pq.write_table(pa.table({"prompt": ["a red circle", "a blue star"]}), tmp_path / "m.parquet")
     job = load_job(None, [("manifest", str(tmp_path / "m.parquet")), ("sweep.num_inference_steps", [1])], date.today())
     prepared = prepare(job)
@@ -70,11 +73,65 @@ def wave(tmp_path: Path, local_ray: None) -> tuple[ShardPlan, WorkerSpec]:
         compiled=False, call={}, threads=1, cache_folder=tmp_path / "digests",
         launch_id="launch", watchdog_s=600.0,
     )  # fmt: skip
-    space = Space(axes=prepared.axes, family=prepared.model.family, run_digest=b"\0" * 16)
-    size = ShardSize(megapixel_evaluations=0.0, min_images=1, max_images=1)
-    return ShardPlan(
-        manifest=prepared.manifest, space=space, selection=Selection(), sizes=dict.fromkeys(prepared.count.sizes, size)
-    ), spec
+    plan = LeasePlan(
+        manifest=prepared.manifest,
+        space=Space(axes=prepared.axes, family=prepared.model.family, run_digest=b"\0" * 16),
+        selection=Selection(),
+        missing=Amount(images=2),
+        workers=1,
+        slots=dict.fromkeys(prepared.count.sizes, 1),
+        images=1,
+    )
+    return plan, spec
+
+
+class Kept(Listener):
+    """A listener that keeps the outcomes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables: list[pa.Table] = []
+
+    def committed(self, outcomes: pa.Table) -> None:
+        self.tables.append(outcomes)
+
+    @property
+    def statuses(self) -> list[str]:
+        return pa.concat_tables(self.tables)["status"].to_pylist() if self.tables else []
+
+
+class Noting(RayCrew):
+    """A crew that keeps what workers told of themselves."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.begun: list[Begun] = []
+
+    def events(self, timeout_s: float) -> Sequence[tuple[int, Event]]:
+        told = super().events(timeout_s)
+        self.begun += [event for _, event in told if isinstance(event, Begun)]
+        return told
+
+
+def dispatched(
+    wave: Wave, pool: Pool = POOL, worker: type[RenderWorker] = RenderWorker, failed_starts: int = 9
+) -> tuple[Dispatcher, Kept, Noting]:
+    plan, spec = wave
+    crew, listener = Noting(spec, pool, print, worker), Kept()
+    size = CrewSize(most=pool.workers, slots=1, most_failed_starts=failed_starts, window=8)
+    return Dispatcher(crew, Planner(planned_leases(plan, IdSet())), size, listener, images=2), listener, crew
+
+
+def rendered(wave: Wave, pool: Pool = POOL, worker: type[RenderWorker] = RenderWorker, failed_starts: int = 9) -> Kept:
+    dispatcher, listener, _ = dispatched(wave, pool, worker, failed_starts)
+    dispatcher.run()
+    return listener
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "FIRST_PAUSE_S", 0.1)
+    monkeypatch.setattr(limits, "QUIET_S", 0.0)
 
 
 class LateWorker(RenderWorker):
@@ -93,26 +150,37 @@ class WorkerWithoutRoom(RenderWorker):
     """Its device, which nobody else uses, is too small for the model."""
 
     def _renderer(self, spec: WorkerSpec, folder: Path, loras: Sequence[tuple[Path, float]]) -> Any:
-        worker.FIRST_PAUSE_S = 0.0  # in the worker's process alone
         with (spec.cache_folder / "without_room").open("a") as file:
             file.write("x")
         raise MemoryError("no room")
 
 
-def outcomes(plan: ShardPlan, spec: WorkerSpec, pool: Pool, worker: type[RenderWorker] = RenderWorker) -> pa.Table:
-    return pa.concat_tables(run_wave(plan, 1, IdSet(), spec, pool, worker))
+class Dying(RenderWorker):
+    """Its process is killed as soon as it begins a task, as often as there is no file that says so."""
+
+    def _task_begins(self, task: Any) -> None:
+        super()._task_begins(task)
+        marks = Path(tempfile_folder(self._journal.path), f"killed-{self._tags['launch']}")
+        deaths = len(marks.read_text()) if marks.exists() else 0
+        if "blue" in task.recipe.prompt or not deaths:
+            with marks.open("a") as file:
+                file.write("x")
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_workers_may_reserve_gpus(wave: tuple[ShardPlan, WorkerSpec]) -> None:
-    plan, spec = wave
-    table = outcomes(plan, spec, Pool(workers=1, gpus=1.0, cpus=1))
-    assert table["status"].to_pylist() == ["ok", "ok"]
-    assert len(table["model_load"].unique()) == 1
+def tempfile_folder(journal: Path) -> Path:
+    return journal.parent.parent
 
 
-def test_what_a_worker_cannot_load_or_store_reaches_the_driver_as_it_was_raised(
-    wave: tuple[ShardPlan, WorkerSpec], tmp_path: Path
-) -> None:
+def test_workers_may_reserve_gpus(wave: Wave) -> None:
+    dispatcher, listener, crew = dispatched(wave, Pool(workers=1, gpus=1.0, cpus=1))
+    dispatcher.run()
+    assert listener.statuses == ["ok", "ok"]
+    assert len(crew.begun) == 1
+    assert not Path(crew.begun[0].journal).exists(), "nothing is left on the machine"
+
+
+def test_what_a_worker_cannot_load_or_store_reaches_the_driver_as_it_was_raised(wave: Wave, tmp_path: Path) -> None:
     plan, spec = wave
     other = replace(spec, facts=replace(spec.facts, model_fingerprint="0" * 32))
     (tmp_path / "out").mkdir()
@@ -123,13 +191,25 @@ def test_what_a_worker_cannot_load_or_store_reaches_the_driver_as_it_was_raised(
     ]
     for told, kind, says in kinds:
         with pytest.raises(kind, match=says) as caught:
-            outcomes(plan, told, POOL)
+            rendered((plan, told))
         assert type(caught.value) is kind
         assert "Traceback" not in str(caught.value)
 
 
+def test_a_task_that_kills_its_process_is_found_by_the_journals_of_the_dead(wave: Wave, tmp_path: Path) -> None:
+    plan, spec = wave
+    own = replace(spec, launch_id=f"dying-{os.getpid()}-{time.monotonic_ns()}")
+    together = replace(plan, images=2)
+    dispatcher, listener, crew = dispatched((together, own), worker=Dying)
+    dispatcher.run()
+    assert dispatcher.deaths >= 3
+    assert listener.statuses == ["ok"]
+    assert len(listener.condemned) == 1
+    assert not any(Path(begun.journal).exists() for begun in crew.begun)
+
+
 @pytest.fixture
-def fetching(wave: tuple[ShardPlan, WorkerSpec]) -> tuple[ShardPlan, WorkerSpec]:
+def fetching(wave: Wave) -> Wave:
     """Of a model that no server gives; its workers have no patience."""
     plan, spec = wave
     nowhere = S3Settings(endpoint_url="http://127.0.0.1:1", region="us-east-1", max_attempts=1, patience_s=0)
@@ -137,38 +217,31 @@ def fetching(wave: tuple[ShardPlan, WorkerSpec]) -> tuple[ShardPlan, WorkerSpec]
     return plan, replace(spec, model=model, fetch_patience_s=0)
 
 
-def test_a_worker_that_cannot_fetch_the_model_is_replaced(fetching: tuple[ShardPlan, WorkerSpec]) -> None:
+def test_a_worker_that_cannot_fetch_the_model_is_replaced(fetching: Wave) -> None:
+    listener = rendered(fetching, worker=LateWorker)
+    assert listener.statuses == ["ok", "ok"]
+    node = ray.get_runtime_context().get_node_id()[:8]
+    assert listener.said == [
+        f"warning: a worker on node {node} cannot work and tries again: the Hub did not give it: 429"
+    ]
+
+
+def test_a_worker_asks_again_before_it_gives_up(fetching: Wave) -> None:
     plan, spec = fetching
-    board = make_board(most_failed_starts=1, quiet_s=0)
-    table = outcomes(plan, replace(spec, board=board), POOL, LateWorker)
-    assert table["status"].to_pylist() == ["ok", "ok"]
-    assert ray.get(board.complaints.remote()) == {
-        ray.get_runtime_context().get_node_id(): "the Hub did not give it: 429"
-    }
+    dispatcher, listener, crew = dispatched((plan, replace(spec, fetch_patience_s=60)), worker=LateWorker)
+    dispatcher.run()
+    assert (listener.statuses, len(crew.begun)) == (["ok", "ok"], 1)
 
 
-def test_a_worker_asks_again_before_it_gives_up(fetching: tuple[ShardPlan, WorkerSpec]) -> None:
-    plan, spec = fetching
-    patient = replace(spec, board=make_board(most_failed_starts=0, quiet_s=0), fetch_patience_s=60)
-    table = outcomes(plan, patient, POOL, LateWorker)
-    assert table["status"].to_pylist() == ["ok", "ok"]
-
-
-def test_a_model_that_no_worker_gets_ends_the_job_and_says_why(fetching: tuple[ShardPlan, WorkerSpec]) -> None:
-    plan, spec = fetching
-    told = replace(spec, board=make_board(most_failed_starts=1, quiet_s=0))
+def test_a_model_that_no_worker_gets_ends_the_job_and_says_why(fetching: Wave) -> None:
     with pytest.raises(JobBrokenError, match=r"(?s)too many workers in a row.*the model cannot be fetched"):
-        outcomes(plan, told, POOL)
+        rendered(fetching, failed_starts=1)
 
 
-def test_a_model_that_fits_on_no_device_ends_the_launch_once_a_fresh_process_says_so_too(
-    wave: tuple[ShardPlan, WorkerSpec],
-) -> None:
-    plan, spec = wave
-    told = replace(spec, board=make_board(most_failed_starts=9))
+def test_a_model_that_fits_on_no_device_ends_the_launch_once_a_fresh_process_says_so_too(wave: Wave) -> None:
     with pytest.raises(ModelError, match="the model does not fit on cpu: MemoryError: no room"):
-        outcomes(plan, told, POOL, WorkerWithoutRoom)
-    assert (spec.cache_folder / "without_room").read_text() == "xx"
+        rendered(wave, worker=WorkerWithoutRoom)
+    assert (wave[1].cache_folder / "without_room").read_text() == "xx"
 
 
 def test_nobody_waits_for_a_gpu_longer_than_the_launch_may(local_ray: None, tmp_path: Path) -> None:
@@ -186,54 +259,19 @@ def test_nobody_waits_for_a_gpu_longer_than_the_launch_may(local_ray: None, tmp_
 
 
 def test_what_a_worker_refuses_after_images_were_rendered_is_no_bad_input(
-    wave: tuple[ShardPlan, WorkerSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wave: Wave, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> Iterator[pa.Table]:
         raise ModelError("other model files", where="here")
 
     monkeypatch.setattr(Waves, "_wave", refuse)
+    crew = RayCrew(wave[1], POOL, print)
     work = SimpleNamespace(missing=Amount(images=9), committed=IdSet())
     store, stop = LocalStore(tmp_path / "out"), Stop(print)
     for rendered, kind in ((0, ModelError), (1, JobBrokenError)):
         with Added() as added:
-            waves = Waves(cast("Work", work), wave[1], POOL, store, stop, print, print, added)
+            waves = Waves(cast("Work", work), wave[1], POOL, store, crew, stop, print, print, added)
             waves.tally.progress = replace(waves.tally.progress, ok=rendered)
             with pytest.raises(kind, match=r"(?s)other model files.*here") as caught:
                 waves.run()
             assert type(caught.value) is kind
-
-
-def is_lost(board: Any) -> bool:
-    try:
-        ray.get(board.working.remote())
-    except ray.exceptions.RayError:
-        return True
-    return False
-
-
-def test_workers_have_their_time_though_they_cannot_be_told_to_stop(
-    local_ray: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stopping, "GRACE_S", 2.0)
-    monkeypatch.setattr(stopping, "LATE_S", 0.0)
-    board, said = make_board(most_failed_starts=1), list[str]()
-    ray.kill(board)
-    assert wait_until(lambda: is_lost(board), 10)
-    stop, asked_at = Stop(said.append), time.monotonic()
-    with stop.listening(board, None):
-        stop.ask("time")
-        assert wait_until(lambda: stop.complete({}), 30)
-    assert time.monotonic() - asked_at >= 2.0
-    assert "workers cannot be told to stop; they get 2 s" in said[-1]
-
-
-def test_a_lost_board_is_told_about(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draining, "POLL_S", 0.05)
-    board, said = make_board(most_failed_starts=1, quiet_s=0), list[str]()
-    ray.get(board.complain.remote("0123456789", "the Hub did not give it"))
-    with draining.watched(board, said.append):
-        assert wait_until(lambda: len(said) == 1, 10)
-        ray.kill(board)
-        assert wait_until(lambda: len(said) == 2, 10)
-    assert said[0].endswith("node 01234567 cannot work and tries again: the Hub did not give it")
-    assert "workers cannot be told any more" in said[1]
