@@ -9,7 +9,7 @@ CORES_LINE = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ [DIWE] \d+ \d+\] 
 """The beginning of a line that Ray's core writes beside what the driver prints. Its fatal lines (F, C) are others."""
 JOB_APIS_LINE = re.compile(
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\t(?:DEBUG|INFO) \S+\.py:\d+ -- "
-    r"|Running entrypoint for job \S+: "
+    r"|Running entrypoint for job .+?: "
 )
 """The beginning of a line that Ray's job API writes before the driver starts."""
 _KEPT = 20
