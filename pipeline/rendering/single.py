@@ -105,7 +105,7 @@ class SingleEngine:
             if device_error(error):
                 raise
             return [failure(task, "denoise", error)]
-        self._patience.step_done()
+        self._patience.progressed()
         elapsed_s = self._clock() - began
         count = evaluations(task.recipe.scheduler, task.recipe.num_inference_steps)
         self._counters += EngineCounters(
