@@ -30,14 +30,14 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+from pipeline.distributed.graph import run_wave
+from pipeline.distributed.shards import SHARDS_PER_READ, ShardPlan
 
 from benchmarks.sleeping import SleepingSpec, SleepingWorker
 from pipeline.config import load_job
 from pipeline.distributed.cluster import PLANNING_CPUS
 from pipeline.distributed.connecting import connect
-from pipeline.distributed.graph import run_wave
 from pipeline.distributed.outcomes import Tally
-from pipeline.distributed.shards import SHARDS_PER_READ, ShardPlan
 from pipeline.distributed.spec import Pool
 from pipeline.identity import IdSet
 from pipeline.model.fingerprint import DigestCache, fingerprint

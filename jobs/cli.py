@@ -11,6 +11,7 @@ import typer
 import pipeline
 from jobs import (
     calibrate,
+    cluster_jobs,
     contact_sheet,
     explain,
     export,
@@ -47,6 +48,7 @@ for _verb in (
 ):
     app.command(_verb.__name__.replace("_", "-"), cls=Command)(_verb)
 app.add_typer(manifest.app, name="manifest", cls=Group)
+app.add_typer(cluster_jobs.app, name="jobs", cls=Group)
 
 
 def _version(show: bool) -> None:

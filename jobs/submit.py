@@ -1,17 +1,15 @@
 """``darkroom submit``: the same job on a cluster, through Ray's job API."""
 
-import os
-import sys
 import tempfile
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 import yaml
 
-from jobs import options
+from jobs import following, options
 from pipeline.distributed.parcel import (
     JOB_FOLDER,
     below_job_folder,
@@ -24,17 +22,8 @@ from pipeline.distributed.parcel import (
 from pipeline.errors import InputError
 from pipeline.planning.selection import check_choice
 
-if TYPE_CHECKING:
-    from pipeline.distributed.submit import Cluster
-
-_RAYS_OWN = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-"""Ray's client takes an address from these before the one it is given."""
 _KEYS = {option: key.replace(".", "__") for key, option in options.OPTIONS.items()}
 """Keys of the job by their options, as ``options.load`` takes them."""
-Address = Annotated[
-    str | None,
-    typer.Option("--address", metavar="URL", help="Ray's dashboard, http://host:8265; or RAY_API_SERVER_ADDRESS."),
-]
 RuntimeEnv = Annotated[
     Path | None, typer.Option("--runtime-env", metavar="FILE", help="Ray's runtime environment, YAML.")
 ]
@@ -69,11 +58,13 @@ def submit(
     rate: options.Rate = None,
     as_json: options.AsJson = False,
     verbose: options.Verbose = False,
-    address: Address = None,
+    address: following.Address = None,
     runtime_env: RuntimeEnv = None,
     working_dir: WorkingDir = None,
     image: Image = None,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not follow the job.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow/--no-wait", help="Follow the job to its end, or return once it is submitted.")
+    ] = True,
 ) -> None:
     """Render a job on a Ray cluster, follow its log and end with its exit code.
 
@@ -99,13 +90,14 @@ def submit(
         environment, name, folder = _shipment(
             stack, job, settings, date, keys, _runtime_env(runtime_env), working_dir, image
         )
-        cluster = _cluster(address)
+        cluster = following.cluster_at(address, partial(typer.echo, err=True))
         command = ["darkroom", "render", *([name] if name else []), *words]
         submitted = cluster.submit(command, environment, folder, partial(typer.echo, err=True))
-    if no_wait:
-        typer.echo(f"submitted  {submitted} to {cluster.address}\n{_commands(cluster, submitted)}")
-    else:
-        raise typer.Exit(_follow(cluster, submitted))
+    if not follow:
+        following.tell_submitted(cluster, submitted, as_json=as_json)
+        return
+    typer.echo(f"submitted  {submitted} to {cluster.address}", err=True)
+    raise typer.Exit(following.follow(cluster, submitted, as_json=as_json))
 
 
 def _shipment(
@@ -141,20 +133,6 @@ def _shipment(
 
 def _temporary(stack: ExitStack) -> Path:
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="darkroom-submit-")))
-
-
-def _cluster(address: str | None) -> "Cluster":
-    named = address or os.environ.get("RAY_API_SERVER_ADDRESS")
-    for name in _RAYS_OWN:
-        os.environ.pop(name, None)
-    if not named:
-        raise InputError(
-            "no cluster to submit to", where="--address", allowed="the address of Ray's dashboard: http://host:8265"
-        )
-    # Imported late: bad input is told about before Ray is loaded.
-    from pipeline.distributed.submit import Cluster
-
-    return Cluster(named)
 
 
 def _runtime_env(path: Path | None) -> dict[str, Any]:
@@ -215,25 +193,3 @@ def _inside(folder: Path, job: Path | None) -> str | None:
             "the job file is not in the directory that is shipped", where="JOB", value=str(job), allowed=str(folder)
         )
     return job.resolve().relative_to(folder.resolve()).as_posix()
-
-
-def _commands(cluster: "Cluster", job: str) -> str:
-    """Ray's own, to look after the job."""
-    verbs = ("status", "logs --follow", "stop")
-    return "\n".join(f"  ray job {verb} --address {cluster.address} {job}" for verb in verbs)
-
-
-def _follow(cluster: "Cluster", job: str) -> int:
-    from pipeline.distributed.submit import exit_code_of
-
-    try:
-        typer.echo(f"submitted  {job} to {cluster.address}", err=True)
-        return exit_code_of(cluster.follow(job, _write))
-    except KeyboardInterrupt:
-        typer.echo(f"\nthe job goes on; with Ray's own commands:\n{_commands(cluster, job)}", err=True)
-        raise SystemExit(130) from None  # past `main`, which would say that the job was interrupted
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

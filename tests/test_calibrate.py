@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.rendering.calibration import GOOD_ENOUGH
 from tests import tiny_models
+from tests.conftest import Command
 from tests.test_end_to_end import Darkroom, write_manifest
 
 WORDS = ("--manifest", "m.parquet", "--model", "model")
@@ -61,7 +62,11 @@ def test_json_has_what_the_table_says(darkroom: Darkroom) -> None:
         (["--manifest", "none.parquet"], "no such manifest"),
     ],
 )
-def test_what_cannot_be_calibrated_is_refused(darkroom: Darkroom, words: list[str], says: str) -> None:
-    said = darkroom.run("calibrate", *WORDS, *words, code=2)
+def test_what_cannot_be_calibrated_is_refused(
+    darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch, command: Command, words: list[str], says: str
+) -> None:
+    monkeypatch.chdir(darkroom.folder)
+    code, _, said = command("calibrate", *WORDS, *words)
+    assert code == 2
     assert says in said
     assert "Traceback" not in said

@@ -267,6 +267,7 @@ def test_the_shell_completes_verbs() -> None:
     [
         ("darkroom render --max", "--max-cost"),
         ("darkroom manifest b", "build"),
+        ("darkroom jobs st", "stop"),
         ("darkroom export --to im", "imagefolder"),
         ("darkroom plan --schedulers ddim,euler_a", "ddim,euler_ancestral"),
         ("darkroom plan --set sweep.se", "sweep.seeds="),

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).parent.parent
 
 
-def test_every_recipe_runs(tmp_path: Path) -> None:
+def test_every_recipe_runs(tmp_path: Path, shared_ray: Mapping[str, str]) -> None:
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "cookbook.md").read_text(), re.S)
     (tmp_path / "darkroom").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m jobs "$@"\n')
     (tmp_path / "darkroom").chmod(0o755)
@@ -20,6 +21,7 @@ def test_every_recipe_runs(tmp_path: Path) -> None:
         "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        **shared_ray,
     }
     script = "set -eux\n" + "\n".join(blocks)
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -104,8 +104,13 @@ def test_what_is_said_of_wrong_addresses_is_documented() -> None:
         assert said in code
 
 
+def names(option: Any) -> list[str]:
+    """Return what an option is called, its negation included."""
+    return [*option.opts, *option.secondary_opts]
+
+
 def test_options_of_submit_exist() -> None:
-    options = {name for option in get_group(app).commands["submit"].params for name in option.opts}
+    options = {name for option in get_group(app).commands["submit"].params for name in names(option)}
     page = (ROOT / "docs" / "cluster.md").read_text()
     used = {
         word for line in page.splitlines() if "darkroom submit" in line for word in re.findall(r" (--[a-z-]+)", line)

@@ -5,7 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -216,8 +216,8 @@ def test_prompts_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_printed_command_renders_the_same_file(tmp_path: Path) -> None:
-    user = Darkroom(tmp_path)
+def test_the_printed_command_renders_the_same_file(tmp_path: Path, shared_ray: Mapping[str, str]) -> None:
+    user = Darkroom(tmp_path, shared_ray)
     prompts = [NASTY, "a red star"]
     write_manifest(tmp_path / "m.parquet", [{"prompt": prompt, "negative_prompt": "ugly\nthing"} for prompt in prompts])
     user.run(

@@ -6,6 +6,7 @@ import math
 import re
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date, timedelta
@@ -456,8 +457,10 @@ def test_the_card_lists_objects_where_others_lie_beside_them(tmp_path: Path, lay
 @pytest.mark.parametrize(
     ("layout", "image_format", "wider"), [("webdataset", "webp", "0-3"), ("parquet", "jpeg", "0-2")]
 )
-def test_as_a_user_renders(tmp_path: Path, layout: Layout, image_format: Format, wider: str) -> None:
-    darkroom, store = Darkroom(tmp_path), LocalStore(tmp_path / "out")
+def test_as_a_user_renders(
+    tmp_path: Path, shared_ray: Mapping[str, str], layout: Layout, image_format: Format, wider: str
+) -> None:
+    darkroom, store = Darkroom(tmp_path, shared_ray), LocalStore(tmp_path / "out")
     write_manifest(tmp_path / "m.parquet", [{"prompt": f"a red {shape}", "shape": shape} for shape in ("star", "ring")])
     words = (
         "render", "--manifest", "m.parquet", "--steps", "2", "-o", "out", "--set", f"output.layout={layout}",

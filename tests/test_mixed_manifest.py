@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +54,17 @@ def drawn_alone(stock: Any, own: Any, row: dict[str, Any]) -> NDArray[np.int_]:
     return np.asarray(stock(**options, generator=generator).images[0]).astype(int)
 
 
-def test_each_picture_is_what_stock_draws_alone(tmp_path: Path) -> None:
+def test_each_picture_is_what_stock_draws_alone(tmp_path: Path, shared_ray: Mapping[str, str]) -> None:
     model = tiny_models.stable_diffusion()
     model.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(model.scheduler.config)
     folder = tiny_models.save(model, tmp_path / "model")
     assert "-Infinity" in (folder / "scheduler" / "scheduler_config.json").read_text()
     rows = [row(number) for number in range(IMAGES)]
     write_manifest(tmp_path / "m.parquet", rows)
-    darkroom, words = Darkroom(tmp_path), ("render", "--manifest", "m.parquet", "--model", "model", "-o", "out")
+    darkroom, words = (
+        Darkroom(tmp_path, shared_ray),
+        ("render", "--manifest", "m.parquet", "--model", "model", "-o", "out"),
+    )
     said = darkroom.run(*words, "--set", "workers.count=1", "--verbose")
     assert f"rendered   {IMAGES} images" in said
     assert "the model was loaded once" in said

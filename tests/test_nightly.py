@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
@@ -26,11 +27,11 @@ POINTS = 2
 
 
 @pytest.fixture
-def darkroom(tmp_path: Path) -> Darkroom:
+def darkroom(tmp_path: Path, shared_ray: Mapping[str, str]) -> Darkroom:
     """A checkout of which only the nightly job is there."""
     (tmp_path / "manifests" / "nightly").mkdir(parents=True)
     (tmp_path / "manifests" / "nightly.yaml").write_text((ROOT / "manifests" / "nightly.yaml").read_text())
-    return Darkroom(tmp_path)
+    return Darkroom(tmp_path, shared_ray)
 
 
 def arrive(darkroom: Darkroom, day: str) -> None:

@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from pipeline.config import load_job
-from pipeline.distributed import limits
+from pipeline.config import WorkersSection, load_job
+from pipeline.distributed import limits, worker
 from pipeline.distributed.added import Added
+from pipeline.distributed.cluster import pool_of
 from pipeline.distributed.dispatcher import CrewSize, Dispatcher
 from pipeline.distributed.events import Begun, Event
 from pipeline.distributed.launch import LaunchOptions, launch
@@ -27,7 +28,7 @@ from pipeline.distributed.spec import Pool, WorkerSpec
 from pipeline.distributed.stopping import Stop
 from pipeline.distributed.waves import Waves, Work
 from pipeline.distributed.worker import RenderWorker
-from pipeline.errors import DarkroomError, JobBrokenError, ModelError, StoreDeniedError
+from pipeline.errors import DarkroomError, JobBrokenError, JobFileError, ModelError, StoreDeniedError
 from pipeline.identity import IdSet
 from pipeline.model.fingerprint import DigestCache, fingerprint
 from pipeline.model.resolve import ModelSource
@@ -135,7 +136,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class LateWorker(RenderWorker):
-    """Its machine is given the model the second time that it asks for it."""
+    """Its machine is given the model the second time that it asks for it; it soon asks again."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        worker.FIRST_PAUSE_S = 0.1  # in the worker's process alone
+        super().__init__(spec)
 
     def _files(self, spec: WorkerSpec) -> tuple[Path, Sequence[tuple[Path, float]], str]:
         tried = spec.cache_folder / "tried"
@@ -144,6 +149,14 @@ class LateWorker(RenderWorker):
         if len(tried.read_text()) < 2:
             raise ModelError("the Hub did not give it: 429", where="model.id")
         return super()._files(replace(spec, model=ModelSource(model_id="shapes")))
+
+
+class HastyWorker(RenderWorker):
+    """It does not wait long before it gives up."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        worker.FIRST_PAUSE_S = 0.1  # in the worker's process alone
+        super().__init__(spec)
 
 
 class WorkerWithoutRoom(RenderWorker):
@@ -235,13 +248,26 @@ def test_a_worker_asks_again_before_it_gives_up(fetching: Wave) -> None:
 
 def test_a_model_that_no_worker_gets_ends_the_job_and_says_why(fetching: Wave) -> None:
     with pytest.raises(JobBrokenError, match=r"(?s)too many workers in a row.*the model cannot be fetched"):
-        rendered(fetching, failed_starts=1)
+        rendered(fetching, worker=HastyWorker, failed_starts=1)
 
 
 def test_a_model_that_fits_on_no_device_ends_the_launch_once_a_fresh_process_says_so_too(wave: Wave) -> None:
     with pytest.raises(ModelError, match="the model does not fit on cpu: MemoryError: no room"):
         rendered(wave, worker=WorkerWithoutRoom)
     assert (wave[1].cache_folder / "without_room").read_text() == "xx"
+
+
+@pytest.mark.parametrize(
+    ("workers", "value", "allowed"),
+    [
+        (WorkersSection(gpus=0, count=9999), "9999 × 1 CPU(s)", "up to 2 of them here"),
+        (WorkersSection(gpus=0, cpus=9999), "1 × 9999 CPU(s)", "less than 9999 CPU(s) each: there are not as many"),
+    ],
+)
+def test_no_room_for_the_workers(local_ray: None, workers: WorkersSection, value: str, allowed: str) -> None:
+    with pytest.raises(JobFileError, match="this machine has no room for the workers") as caught:
+        pool_of(workers, local=True)
+    assert (caught.value.value, caught.value.allowed) == (repr(value), allowed)
 
 
 def test_nobody_waits_for_a_gpu_longer_than_the_launch_may(local_ray: None, tmp_path: Path) -> None:

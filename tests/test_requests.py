@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
@@ -381,12 +381,12 @@ def test_a_server_that_knows_seconds(s3_bucket: str) -> None:
     assert len(list(store.list(REQUESTS_PREFIX))) == 2
 
 
-def test_from_the_command_to_the_table(tmp_path: Path) -> None:
+def test_from_the_command_to_the_table(tmp_path: Path, shared_ray: Mapping[str, str]) -> None:
     rows = [{"prompt": "a red circle", "scheduler": None}, {"prompt": "a blue star", "scheduler": None}] * 2
     rows += [{"prompt": "a red circle", "scheduler": "ddpm:timesteps=2000/5"}] * 2  # it cannot start there
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "m.parquet")
     words = ("--manifest", "m.parquet", "--seeds", "0-1", "--steps", "2", "-o", "out")
-    assert "rendered   4 images" in Darkroom(tmp_path).run("render", *words, code=3)
+    assert "rendered   4 images" in Darkroom(tmp_path, shared_ray).run("render", *words, code=3)
     table = pq.read_table(tmp_path / "out" / TABLE)
     assert table["manifest_row"].to_pylist() == [row for row in range(6) for _ in range(2)]
     assert table["status"].to_pylist() == ["ok"] * 8 + ["failed"] * 4

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,9 +18,9 @@ from tests.faults.launched import Launch, wait_until
 PROMPTS = [f"a red circle {number}" for number in range(40)]
 
 
-def render(folder: Path, *words: str, harmful: bool = False) -> Launch:
+def render(folder: Path, *words: str, ray: Mapping[str, str] | None = None, harmful: bool = False) -> Launch:
     base = ["render", "--manifest", "m.parquet", "--steps", "2", "--sizes", "32x32", "-o", "out"]
-    return Launch(folder, [*base, "--set", "workers.count=1", *words], harmful=harmful)
+    return Launch(folder, [*base, "--set", "workers.count=1", *words], ray, harmful=harmful)
 
 
 def committed(folder: Path) -> int:
@@ -32,10 +33,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_has_begun_is_committed_when_a_launch_is_stopped(folder: Path) -> None:
+def test_what_has_begun_is_committed_when_a_launch_is_stopped(folder: Path, shared_ray: Mapping[str, str]) -> None:
     """One shard of a thousand images, none of which would be committed before the last; progress shows them before."""
     words = ("--seeds", "0-49", "--set", "render.shard_images=1000")
-    stopped = render(folder, *words)
+    stopped = render(folder, *words, ray=shared_ray)
     assert wait_until(lambda: len(list((folder / "out" / "images").rglob("*.png"))) >= 20), stopped.err.read_text()
     moved = re.compile(r"^[1-9]\d*/2000 images, .*\d+ not committed yet", re.M)
     assert wait_until(lambda: bool(moved.search(stopped.err.read_text()))), stopped.err.read_text()
@@ -46,7 +47,8 @@ def test_what_has_begun_is_committed_when_a_launch_is_stopped(folder: Path) -> N
     assert 20 <= first < 1000
     assert f"rendered   {first} images" in stopped.out.read_text()
     assert f"remaining  {2000 - first:,} images" in stopped.out.read_text()
-    timed = render(folder, *words, "--set", "render.stop_after=20s", "--set", "render.rows=32")
+    settings = ("--set", "render.stop_after=12s", "--set", "render.rows=32")
+    timed = render(folder, *words, *settings, ray=shared_ray)
     assert timed.wait() == 0, timed.err.read_text()
     assert "the time of render.stop_after is over" in timed.err.read_text()
     assert "rows was 'auto' when the run began and is 32 now" in timed.err.read_text()
@@ -66,7 +68,7 @@ def test_a_launch_that_is_stopped_while_workers_load_says_so_too(folder: Path) -
     assert "interrupted: what is committed stands" in stopped.err.read_text()
 
 
-def test_failed_images_are_tried_again_when_asked_for(folder: Path) -> None:
+def test_failed_images_are_tried_again_when_asked_for(folder: Path, shared_ray: Mapping[str, str]) -> None:
     pq.write_table(pa.table({"prompt": [*PROMPTS[:4], "a failing circle"]}), folder / "m.parquet")
     assert render(folder, harmful=True).wait() == 3
     again = render(folder)
@@ -78,7 +80,7 @@ def test_failed_images_are_tried_again_when_asked_for(folder: Path) -> None:
         to_render=5,
     )  # fmt: skip
     write_note(LocalStore(folder / "out"), other)
-    retried = render(folder, "--retry-failed")
+    retried = render(folder, "--retry-failed", ray=shared_ray)
     assert retried.wait() == 0, retried.err.read_text()
     assert "warning: the launch other seems to be at work on this output too" in retried.err.read_text()
     assert "rendered   1 image " in retried.out.read_text()

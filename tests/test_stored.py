@@ -4,7 +4,7 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -222,10 +222,10 @@ def test_failures_are_tried_again_when_asked(folder: Path) -> None:
     assert attempts == {1}
 
 
-def test_the_killed_run_goes_on(folder: Path, tmp_path: Path) -> None:
+def test_the_killed_run_goes_on(folder: Path, tmp_path: Path, shared_ray: Mapping[str, str]) -> None:
     """The one launch with Ray: the very command that was killed."""
     before = committed(KILLED)
-    user = Darkroom(tmp_path)
+    user = Darkroom(tmp_path, shared_ray)
     user.folder = folder
     said = user.run("render", f"{KILLED}.yaml")
     assert "rendered   23 images" in said

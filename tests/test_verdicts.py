@@ -1,7 +1,7 @@
 """What is said of a picture: by its numbers, and by the safety checker that its model came with."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -167,8 +167,10 @@ def test_the_checker_waits_for_the_gpu_three_times_per_image(model_of: Callable[
     assert seen == {True, False}
 
 
-def test_a_launch_says_what_was_flagged(model_of: Callable[[float], Path], tmp_path: Path) -> None:
-    darkroom = Darkroom(tmp_path)
+def test_a_launch_says_what_was_flagged(
+    model_of: Callable[[float], Path], tmp_path: Path, shared_ray: Mapping[str, str]
+) -> None:
+    darkroom = Darkroom(tmp_path, shared_ray)
     words = (
         "render",
         "--prompt",

@@ -1,12 +1,22 @@
 """The address of a cluster's job API, that of Ray's dashboard: what can be wrong with it, and how to say it."""
 
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
 from urllib.parse import SplitResult, urlsplit
 
 from pipeline.errors import JobFileError
 
 DASHBOARD_PORT = 8265
 CONNECT_S, ANSWER_S = 5.0, 15.0
+START_PATIENCE_S = 60.0
+"""Seconds within which the dashboard of a head that is starting must answer."""
+_POLL_S = 1.0
 _WHERE = "--address"
+_NOTHING = "nothing listens there"
+_STARTING = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
+"""What a proxy before a dashboard answers while the head is starting."""
 _OTHER_PORTS = {6379: "the port at which Ray's nodes meet", 10001: "the port of the Ray client"}
 """Ray's defaults, which people take for the dashboard's."""
 _TOKEN_WORDS = "authentication token"
@@ -34,16 +44,48 @@ def check_dashboard(address: str) -> None:
 
     A dashboard that asks for a token is one: whether ours is the right one, Ray's own client finds out.
     """
+    if (fault := _fault(address)) is not None:
+        raise fault.error
+
+
+def await_dashboard(address: str, tell: Callable[[str], None]) -> None:
+    """Check a dashboard as ``check_dashboard`` does, for up to ``START_PATIENCE_S`` while its head may be starting."""
+    until, said = time.monotonic() + START_PATIENCE_S, False
+    while (fault := _fault(address)) is not None:
+        if not fault.may_be_starting or time.monotonic() >= until:
+            raise fault.error
+        if not said:
+            tell(
+                f"no dashboard answers at {address} yet; "
+                f"trying again for up to {START_PATIENCE_S:.0f} s, since the cluster may be starting"
+            )
+        said = True
+        time.sleep(_POLL_S)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """What is wrong with a dashboard's address."""
+
+    error: JobFileError
+    may_be_starting: bool
+
+
+def _fault(address: str) -> _Fault | None:
     import requests
 
     try:
         answer = requests.get(f"{address}/api/version", timeout=(CONNECT_S, ANSWER_S), allow_redirects=False)
     except requests.exceptions.RequestException as error:
-        raise _bad(f"no job can be submitted there: {_reason(error)}{_hint(address)}", address) from None
+        reason, hint = _reason(error), _hint(address)
+        said = f"no job can be submitted there: {reason}{hint}"
+        return _Fault(_bad(said, address), may_be_starting=reason == _NOTHING and not hint)
     if answer.status_code in (401, 403) and _TOKEN_WORDS in answer.text:
-        return
-    if answer.status_code != 200 or "ray_version" not in answer.text[:10_000]:
-        raise _bad(f"what answers there is not Ray's dashboard (HTTP {answer.status_code}){_hint(address)}", address)
+        return None
+    if answer.status_code == 200 and "ray_version" in answer.text[:10_000]:
+        return None
+    said = f"what answers there is not Ray's dashboard (HTTP {answer.status_code}){_hint(address)}"
+    return _Fault(_bad(said, address), may_be_starting=answer.status_code in _STARTING)
 
 
 def refused_token(address: str, said: str) -> JobFileError:
@@ -94,7 +136,7 @@ def _reason(error: Exception) -> str:
     if isinstance(cause, urllib3.exceptions.NameResolutionError):
         return "there is no host of this name"
     if isinstance(cause, urllib3.exceptions.NewConnectionError):
-        return "nothing listens there"
+        return _NOTHING
     return "what listens there does not speak http"
 
 

@@ -64,9 +64,7 @@ class LeaseRunner:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(
-        self, tasks: pa.Table, on_commit: Callable[[pa.Table], None] = lambda _: None
-    ) -> "Future[pa.Table]":
+    def submit(self, tasks: pa.Table, on_commit: Callable[[pa.Table], None] = lambda _: None) -> "Future[pa.Table]":
         """Render and commit planned tasks; ``on_commit`` gets the metadata of each part when it is committed.
 
         The future gives the metadata of all parts, no row for a lease that was taken back, and raises what the store

@@ -8,6 +8,7 @@ between the steps.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -200,18 +201,10 @@ class Adapter(ABC):
         return decoded
 
     def decode_in_float32(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode as ``decode`` does, with float32 weights.
-
-        The weights are in half precision again afterwards, and none has changed.
-        """
-        vae = self.stock.vae
-        before = vae.dtype
-        try:
-            # The ``to`` of diffusers warns of each cast, so call that of torch.
-            torch.nn.Module.to(vae, torch.float32)
-            return self._decoded(latents.float())
-        finally:
-            torch.nn.Module.to(vae, before)
+        """Decode as ``decode`` does, with a copy of the autoencoder in float32."""
+        # Module.to, because diffusers' own warns of each cast. The autoencoder itself stays as it is whatever fails.
+        vae = torch.nn.Module.to(deepcopy(self.stock.vae), torch.float32)
+        return self._decoded_by(vae, latents)
 
     @property
     def half_decoder(self) -> bool:
@@ -220,11 +213,13 @@ class Adapter(ABC):
 
     @cached_property
     def decoder(self) -> Any:
-        """The callable that decodes a chunk of latents, compiled or not."""
+        """The callable that decodes latents, compiled or not."""
         return Compiled(self._decoded) if self.compiled else self._decoded
 
     def _decoded(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        vae = self.stock.vae
+        return self._decoded_by(self.stock.vae, latents)
+
+    def _decoded_by(self, vae: Any, latents: Tensor) -> tuple[Tensor, Tensor]:
         images: Tensor = vae.decode(self.unscaled(latents.to(vae.dtype)), return_dict=False)[0]
         return _pixels(images), images.isfinite().flatten(1).all(1)
 

@@ -68,6 +68,8 @@ class Batch:
         self._owner, self._unconditional = self._every_row.copy(), self._every_row.copy()
         """The slot of each row, and the row of each slot's unconditional prompt, its own if unguided; both (rows,)."""
         self._guidance = np.ones(rows, np.float32)
+        self._products: Tensor | None = None
+        """(slots, planes written, planes read): the matrices of the step that ``predict`` has begun."""
         self._sent: tuple[Tensor, Tensor, Tensor] | None = None
         """The three arrays above on the device; None after a change of slots."""
         self._step = np.zeros(rows, np.int64)
@@ -130,6 +132,7 @@ class Batch:
         planes, after = self._planes, self._next
         self._adapter.combine(conditional.index_select(0, unconditional), conditional, guidance, out=planes[PREDICTION])
         self._draw_noise()
+        assert self._products is not None
         torch.bmm(self._products, planes[1:].transpose(0, 1), out=after[:_AFTER].transpose(0, 1))
         for name, stepper in self._steppers.items():
             self._advance_alone(name, stepper)

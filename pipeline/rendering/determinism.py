@@ -49,6 +49,7 @@ def set_up_process() -> None:
 
     os.environ.update(_VARIABLES)
     os.environ.pop(_OVERRIDE, None)
+    torch.set_float32_matmul_precision("highest")  # on CPUs too, where products may be rounded to bfloat16
     torch.backends.cuda.matmul.allow_tf32 = SETTINGS["matmul_tf32"]
     torch.backends.cudnn.allow_tf32 = SETTINGS["cudnn_tf32"]
     torch.backends.cudnn.benchmark = SETTINGS["cudnn_benchmark"]
@@ -108,15 +109,25 @@ def borrowed_settings() -> Iterator[None]:
 def _giving_back() -> Callable[[], None]:
     """Return what makes torch's settings, its threads and the environment as they are now."""
     import torch
+    from torch.backends import mkldnn
 
     environment = {name: os.environ.get(name) for name in (*_VARIABLES, _OVERRIDE)}
     cudnn: Any = torch.backends.cudnn
-    tf32 = [_giving_back_tf32(*one) for one in ((torch.backends.cuda.matmul,), (cudnn, cudnn.conv, cudnn.rnn))]
+    on_cpu: Any = mkldnn
+    allowed = _readable(lambda: cudnn.allow_tf32)
+    precision = _readable(torch.get_float32_matmul_precision)
+    parts: list[Any] = [torch.backends.cuda.matmul, on_cpu.matmul, cudnn.conv, cudnn.rnn]
+    precisions = [part.fp32_precision for part in parts]
     benchmark, threads, dtype = cudnn.benchmark, torch.get_num_threads(), torch.get_default_dtype()
 
     def give_back() -> None:
-        for one in tf32:
-            one()
+        if allowed is not None:
+            cudnn.allow_tf32 = allowed
+        if precision is not None:
+            torch.set_float32_matmul_precision(precision)
+        for part, before in zip(parts, precisions, strict=True):
+            if part.fp32_precision != before:
+                part.fp32_precision = before
         cudnn.benchmark = benchmark
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
@@ -128,23 +139,9 @@ def _giving_back() -> Callable[[], None]:
     return give_back
 
 
-def _giving_back_tf32(owner: Any, *parts: Any) -> Callable[[], None]:
-    """Return what makes the use of TF32 as it is now.
-
-    torch has two ways to say it, ``allow_tf32`` and ``fp32_precision``, and refuses to read the former where a program
-    has used the latter.
-    """
+def _readable(read: Callable[[], _Made]) -> _Made | None:
+    """Return a setting; None where torch refuses to read it, since it has a newer name by which it was set."""
     try:
-        allowed = owner.allow_tf32
+        return read()
     except RuntimeError:
-        allowed = None
-    precisions = [(part, part.fp32_precision) for part in parts or (owner,)]
-
-    def give_back() -> None:
-        if allowed is not None:
-            owner.allow_tf32 = allowed
-        for part, precision in precisions:
-            if part.fp32_precision != precision:
-                part.fp32_precision = precision
-
-    return give_back
+        return None

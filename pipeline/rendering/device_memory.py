@@ -63,7 +63,7 @@ class Patience:
     ) -> None:
         """``read`` returns the device's memory, or None if it is unknown what other processes hold."""
         self._read, self._pauses_s, self._clock, self._sleep = read, pauses_s, clock, sleep
-        self._taken, self._until, self._failed = 0, float("-inf"), False
+        self._taken, self._until = 0, float("-inf")
 
     def held(self) -> DeviceMemory | None:
         """Return the device's memory if other processes hold more than ``NOTICED_BYTES``, else None."""
@@ -100,7 +100,6 @@ class Patience:
         After the last pause, a process that holds more than the others needs fewer rows. For one that holds less, raise
         ``DeviceHeldError``.
         """
-        self._failed = True
         if self.pausing or self.begin_pause():
             return True
         memory = self.held()
@@ -108,11 +107,9 @@ class Patience:
             return False
         raise DeviceHeldError(f"{_shares(memory)}: {error}") from error
 
-    def step_done(self) -> None:
-        """Note the end of a step of the engine. After a step without an error all pauses are available again."""
-        if not self._failed:
-            self._taken = 0
-        self._failed = False
+    def progressed(self) -> None:
+        """Note that an image is finished: all pauses are there again."""
+        self._taken = 0
 
     def too_small(self, what: str, error: BaseException) -> JobBrokenError:
         """Return the error of an engine that cannot take fewer rows. It ends the launch unless others hold memory."""

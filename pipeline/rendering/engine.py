@@ -40,7 +40,7 @@ from pipeline.rendering.row_time import Call, Mark, RowTime, mark
 _log = logging.getLogger(__name__)
 
 
-_Need = Literal["prepare", "decode"]
+_Need = Literal["prepare", "decode", "decode again"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,6 +90,8 @@ class Engine:
         """The device works on them."""
         self._drains_for: _Need | None = None
         """What needs the memory of the batch: no task starts until the batch is empty."""
+        self._without_preparation = False
+        """The denoiser is tried once more with nothing beside it, before its rows fall; until an image is finished."""
         self._counters = EngineCounters()
 
     @property
@@ -113,6 +115,7 @@ class Engine:
         """Forget the tasks that have not begun, and return them: they will have no outcome."""
         dropped = self._backlog.clear()
         self._preparation.forget_undone(dropped)
+        self._fits("prepare")
         return [pending.task for pending in dropped]
 
     def render(self, tasks: Iterable[RenderTask]) -> Iterator[Outcome]:
@@ -134,9 +137,7 @@ class Engine:
         if self._used_rows:
             self._denoise()
         self._decode()
-        outcomes += self._collect()
-        self._patience.step_done()
-        return outcomes
+        return [*outcomes, *self._collect()]
 
     @property
     def _used_rows(self) -> int:
@@ -161,14 +162,14 @@ class Engine:
         """Return a task prepared or failed; None where there is no memory now."""
         with self._short_of_memory(partial(self._drain, "prepare")):
             prepared = self._preparation.result(pending)
-            self._drains_for = None
+            self._fits("prepare")
             return prepared
         self._put_back([pending])
         return None
 
     def _prepare_ahead(self) -> None:
         """Have as many tasks prepared as may start at once."""
-        if self._drains_for or self._patience.pausing:
+        if self._drains_for or self._without_preparation or self._patience.pausing:
             return
         rows = 0 if self._batch is None else self._batch.rows
         self._preparation.start(self._backlog, most=max(rows, self._adapter.encode_rows))
@@ -255,7 +256,16 @@ class Engine:
         self._preparation.forget_undone(self._backlog)
 
     def _take_fewer_rows(self, one: Pending, error: BaseException) -> None:
-        """Go on with the next lower power of two of rows for the batch key of a task."""
+        """Go on with the next lower power of two of rows for the batch key of a task.
+
+        But try once more with the same rows where a preparation may have been under way: rows decide last bits, and so
+        may not depend on what happens to run beside the denoiser.
+        """
+        if not self._without_preparation:
+            self._without_preparation = True
+            _log.warning("out of memory to denoise; trying again with nothing beside the denoiser")
+            return
+        self._without_preparation = False
         key, recipe = one.batch_key, one.task.recipe
         rows = self._rows_of_key[key]
         smaller = _lower_power_of_two(rows)
@@ -282,18 +292,19 @@ class Engine:
             with self._short_of_memory(partial(self._drain, "decode")):
                 self._decodings.append((self._denoised[0], self._decoder.start(self._denoised[0].latent)))
                 self._denoised.popleft()
-                self._decoding_fits()
+                self._fits("decode")
                 continue
             return
 
-    def _decoding_fits(self) -> None:
-        if self._drains_for == "decode":
+    def _fits(self, need: _Need) -> None:
+        """Go on as before the shortage of something, which has found memory."""
+        if self._drains_for == need:
             self._drains_for = None
 
     def _collect(self) -> list[Outcome]:
         """Return what the device has decoded by now. Wait for it where nothing else is to do."""
         outcomes: list[Outcome] = []
-        idle = not (self._used_rows or self._denoised or (self._backlog and not self._drains_for))
+        idle = not self._used_rows and (self._drains_for is not None or not (self._denoised or self._backlog))
         while self._decodings and (idle or self._decodings[0][1].ready):
             outcome = self._outcome(*self._decodings[0])
             if outcome is None:
@@ -306,9 +317,11 @@ class Engine:
 
     def _outcome(self, denoised: _Denoised, decoding: Decoding) -> Outcome | None:
         """Return what became of a task; None where there is no memory for it now."""
-        with self._short_of_memory(partial(self._drain, "decode")):
+        with self._short_of_memory(partial(self._drain, "decode again")):
             pixels, finite = decoding.result()
-            self._decoding_fits()
+            self._fits("decode again")
+            self._patience.progressed()
+            self._without_preparation = False
             self._counters += EngineCounters(denoise_s=self._row_time.settle(), decode_s=decoding.seconds)
             return self._rendered(denoised, pixels, decoding.seconds) if finite else not_finite(denoised.task)
         return None

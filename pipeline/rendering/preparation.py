@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +15,7 @@ from pipeline.recipe import RenderTask
 from pipeline.rendering.adapter import Adapter, Rows, Text
 from pipeline.rendering.backlog import LOOKAHEAD, Pending
 from pipeline.rendering.determinism import alone_with_torch
-from pipeline.rendering.devices import device_error
+from pipeline.rendering.devices import device_error, out_of_memory
 from pipeline.rendering.prompts import Prompts
 from pipeline.rendering.results import Failed, Stage, failure
 from pipeline.rendering.trajectory import Trajectory
@@ -26,7 +26,7 @@ CACHED_TRAJECTORIES = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prepared:
-    """What a task takes a slot with."""
+    """A task that can take a slot."""
 
     trajectory: Trajectory
     latent: Tensor
@@ -70,11 +70,13 @@ class Preparation:
 
         Raises what the device raised: it is out of memory, or of no use any more.
         """
-        self.start([pending], 1)
-        future, pending.prepared = pending.prepared, None
-        assert future is not None
-        prepared: Prepared | Failed = future.result()
-        return prepared
+        while True:
+            self.start([pending], 1)
+            future, pending.prepared = pending.prepared, None
+            assert future is not None
+            with suppress(CancelledError):  # the device had no memory for one before it
+                prepared: Prepared | Failed = future.result()
+                return prepared
 
     def forget_undone(self, tasks: Iterable[Pending]) -> None:
         """Forget the preparations that are under way, or that the device has broken: another one may find memory."""
@@ -87,13 +89,18 @@ class Preparation:
     def _prepare_all(
         self, waiting: "Sequence[tuple[Pending, Future[Prepared | Failed]]]", upcoming: Sequence[Pending]
     ) -> None:
+        broken = False
         for pending, future in waiting:
+            if broken:
+                future.cancel()
             if not future.set_running_or_notify_cancel():
                 continue
             try:
                 future.set_result(self._prepare(pending, upcoming))
             except BaseException as error:  # noqa: BLE001  # whatever it is belongs to who waits for the task
-                future.set_exception(error)
+                # The frames of its traceback hold tensors, and themselves until Python looks for such cycles.
+                future.set_exception(error.with_traceback(None) if out_of_memory(error) else error)
+                broken = True
 
     def _prepare(self, pending: Pending, upcoming: Sequence[Pending]) -> Prepared | Failed:
         recipe, adapter, began = pending.task.recipe, self._adapter, time.perf_counter()

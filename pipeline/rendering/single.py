@@ -112,7 +112,7 @@ class SingleEngine:
             if device_error(error):
                 raise
             return [failure(task, "denoise", error)]
-        self._patience.step_done()
+        self._patience.progressed()
         elapsed_s = self._clock() - began
         count = evaluations(task.recipe.scheduler, task.recipe.num_inference_steps)
         self._counters += EngineCounters(
@@ -139,7 +139,12 @@ class SingleEngine:
         found = scheduler_of(recipe.scheduler)
         if found.listed is not None and found.listed not in self._parameters:
             raise RenderError(f"{type(self._stock).__name__} takes no list of {found.listed}")
+        generator = torch.Generator("cpu").manual_seed(recipe.seed)
         self._stock.scheduler = self._schedulers.make(found, recipe.num_inference_steps)
+        step = self._stock.scheduler.step
+        if "generator" in inspect.signature(step).parameters:
+            # Pipelines for flow matching give it none, so ``stochastic_sampling`` would ignore the seed.
+            self._stock.scheduler.step = partial(step, generator=generator)
         told: dict[str, Any] = {
             "num_inference_steps": recipe.num_inference_steps,
             "timesteps": found.timesteps and list(found.timesteps),
@@ -155,7 +160,7 @@ class SingleEngine:
                 prompt=recipe.prompt,
                 width=recipe.width,
                 height=recipe.height,
-                generator=torch.Generator("cpu").manual_seed(recipe.seed),
+                generator=generator,
                 output_type="np",
                 **{**asked, **self._call},
             ).images[0]

@@ -27,7 +27,9 @@ _LATENT, _PREDICTION, _NOISE = 0, STATES, STATES + 1
 _SHAPE = torch.Size((1, STATES + 2, 1, 1))
 _TESTED = torch.Size((1, 1, 8, 8))
 _LOUD = 30.0
-"""Standard deviation of the latents on which a table is compared with its scheduler: large enough for any clipping."""
+"""Standard deviation of the latents and predictions on which a table is compared with its scheduler.
+
+It is large enough for any clipping, of what comes from either."""
 _TOLERANCE = 1e-3
 """Largest difference, relative to the largest number."""
 
@@ -138,7 +140,7 @@ def _reproduces(stepper: Stepper, matrices: NDArray[np.float32]) -> bool:
     planes = torch.zeros(STATES, _TESTED.numel())
     planes[_LATENT] = latent.flatten()
     for matrix in torch.from_numpy(matrices):
-        prediction, drawn = (torch.randn(_TESTED, generator=generator) for _ in range(2))
+        prediction, drawn = (torch.randn(_TESTED, generator=generator) * scale for scale in (_LOUD, 1.0))
         stepper.input_scale()
         latent = stepper.step(prediction, latent, noise=partial(_draw, [], drawn))
         planes = (matrix @ torch.cat([planes, prediction.flatten()[None], drawn.flatten()[None]]))[1:]

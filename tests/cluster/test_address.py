@@ -3,13 +3,13 @@
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from pipeline.distributed import address
-from pipeline.distributed.address import check_dashboard, checked_address, refused_token
+from pipeline.distributed.address import await_dashboard, check_dashboard, checked_address, refused_token
 from pipeline.errors import JobFileError
 from tests.cluster.nodes import free_port
 
@@ -100,7 +100,7 @@ def test_silence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def website(status: int, body: str) -> Iterator[str]:
+def website(status: int, body: str, port: int = 0) -> Iterator[str]:
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status)
@@ -110,7 +110,7 @@ def website(status: int, body: str) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Page) as server:
+    with HTTPServer(("127.0.0.1", port), Page) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"
@@ -131,6 +131,38 @@ def test_another_website(status: int, body: str) -> None:
 def test_a_dashboard(status: int, body: str) -> None:
     with website(status, body) as url:
         check_dashboard(url)
+
+
+def test_a_dashboard_that_starts_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address, "_POLL_S", 0.0)
+    port, told = free_port(), list[str]()
+    with ExitStack() as stack:
+
+        def start(said: str) -> None:
+            told.append(said)
+            stack.enter_context(website(200, '{"ray_version": "2.60.0"}', port))
+
+        await_dashboard(f"http://127.0.0.1:{port}", start)
+    assert told == [
+        f"no dashboard answers at http://127.0.0.1:{port} yet; "
+        "trying again for up to 60 s, since the cluster may be starting"
+    ]
+
+
+def test_a_dashboard_that_does_not_start_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address, "_POLL_S", 0.01)
+    monkeypatch.setattr(address, "START_PATIENCE_S", 0.1)
+    told = list[str]()
+    with website(503, "") as url, pytest.raises(JobFileError, match="HTTP 503"):
+        await_dashboard(url, told.append)
+    with pytest.raises(JobFileError, match="nothing listens there"):
+        await_dashboard(f"http://127.0.0.1:{free_port()}", told.append)
+    assert len(told) == 2
+
+
+def test_what_is_no_starting_dashboard_is_not_waited_for() -> None:
+    with website(404, "none") as url, pytest.raises(JobFileError, match="HTTP 404"):
+        await_dashboard(url, pytest.fail)
 
 
 TOKENS: list[tuple[str, str]] = [

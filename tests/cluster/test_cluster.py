@@ -77,7 +77,7 @@ def test_a_node_is_killed_and_one_added(trial: Trial) -> None:
     assert (seen.lost, seen.duplicated, seen.corrupt, seen.failed) == (0, 0, 0, SHORT.seeds)
     assert seen.verified == 0
     assert seen.again <= seen.in_flight
-    summary = json.loads(next(line for line in seen.said.splitlines() if line.startswith('{"output"')))
+    summary = json.loads(seen.said)
     assert (summary["added"], summary["failed"], summary["remaining"]) == (seen.images, seen.failed, 0)
 
 
@@ -112,6 +112,37 @@ def commands(text: str) -> list[list[str]]:
     lines = [line.split()[1:] for line in text.splitlines() if line.startswith("  ray job ")]
     assert [line[1] for line in lines] == ["status", "logs", "stop"]
     return lines
+
+
+def answer(user: User, *words: str) -> tuple[str, str]:
+    """Return what a command prints on stdout, and on stderr."""
+    process = user.start(*words, "--address", user.cluster.address)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    return out, err
+
+
+def test_jobs_are_listed_read_and_stopped(trial: Trial) -> None:
+    user = trial.user
+    ray = user.ray(
+        "job", "submit", "--address", trial.cluster.address, "--no-wait", "--submission-id", "not ours", "--",
+        "sh", "-c", "echo here && exec sleep 600",
+    )  # fmt: skip
+    out, err = ray.communicate(timeout=120)
+    assert ray.returncode == 0, out + err
+    submit = ("submit", "job.yaml", "--no-wait", "--json", "--model", "/no-such-model")
+    ours = json.loads(answer(user, *submit)[0])["job"]
+    every, _ = answer(user, "jobs", "list", "--all")
+    assert ours in every
+    assert "not ours" in every
+    listed = json.loads(answer(user, "jobs", "list", "--json")[0])["jobs"]
+    assert listed[0]["job"] == ours
+    assert "not ours" not in {job["job"] for job in listed}
+    stopped = json.loads(answer(user, "jobs", "stop", "not ours", "--json")[0])
+    assert stopped.keys() == {"address", *listed[0]}
+    assert (stopped["status"], stopped["exit_code"], stopped["darkroom_version"]) == ("STOPPED", 130, None)
+    assert answer(user, "jobs", "logs", "not ours")[0] == "here\n"
+    assert "no such job" in said(user, "jobs", "logs", "none", "--address", trial.cluster.address, code=2)
 
 
 def test_workers_log_a_line_for_each_shard(trial: Trial) -> None:

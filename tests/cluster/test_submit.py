@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +15,8 @@ from ray.job_submission import JobStatus
 
 import jobs.submit
 from jobs import render
-from pipeline.distributed import submit
+from pipeline.distributed import address, submit
+from pipeline.distributed.job_log import JobLog
 from pipeline.distributed.submit import Cluster, Ended, exit_code_of
 from pipeline.errors import JobBrokenError
 from pipeline.import_path import RAYS_FOLDER
@@ -39,6 +41,7 @@ VARIABLES = {
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(address, "START_PATIENCE_S", 0.0)
     monkeypatch.chdir(tmp_path)
     write_manifest(tmp_path / "m.parquet", [{"prompt": "a"}])
     (tmp_path / "job.yaml").write_text("manifest: m.parquet\noutput: {uri: s3://bucket/x}\n")
@@ -50,7 +53,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 REFUSED = [
-    (["job.yaml"], "no cluster to submit to"),
+    (["job.yaml"], "no cluster is named"),
     (["job.yaml", "--address", "head:8265"], "has no scheme"),
     (["job.yaml", "--address", "ray://head:10001"], "address of a Ray client"),
     (["job.yaml", *ADDRESS], "nothing listens there"),
@@ -115,6 +118,7 @@ class Taker:
         self.environment: dict[str, Any] = {}
         self.folder: str | None = None
         self.linked: list[Path] = []
+        self.log, self.end = "the driver's log\n", ended(3)
 
     def submit(
         self, words: list[str], environment: dict[str, Any], folder: str | None, tell: Callable[[str], None]
@@ -128,14 +132,14 @@ class Taker:
         return "raysubmit_1"
 
     def follow(self, job: str, write: Callable[[str], None]) -> Ended:
-        write("the driver's log\n")
-        return ended(3)
+        write(self.log)
+        return self.end
 
 
 @pytest.fixture
 def taker(monkeypatch: pytest.MonkeyPatch) -> Taker:
     made = Taker()
-    monkeypatch.setattr("jobs.submit._cluster", lambda address: made)
+    monkeypatch.setattr("jobs.following.cluster_at", lambda address, starting: made)
     return made
 
 
@@ -158,16 +162,71 @@ def test_without_waiting_rays_commands_are_told(
 def test_a_job_is_followed_and_its_options_are_passed_on(
     taker: Taker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("job.yaml", "--set", "sweep.seeds=[0, 1]", "--limit", "3", "--json", "--runtime-env", "env.yaml")
+    words = ("job.yaml", "--set", "sweep.seeds=[0, 1]", "--limit", "3", "--runtime-env", "env.yaml")
     assert submitted(monkeypatch, *words) == 3
     assert capsys.readouterr().out == "the driver's log\n"
-    assert taker.words == [
-        "darkroom", "render", "job.yaml", "--limit", "3", "--set", "sweep.seeds=[0, 1]", "--json"
-    ]  # fmt: skip
+    assert taker.words == ["darkroom", "render", "job.yaml", "--limit", "3", "--set", "sweep.seeds=[0, 1]"]
     assert taker.shipped == {"darkroom-job/job.yaml", "darkroom-job/m.parquet"}
     assert taker.folder == "darkroom-job"
     assert taker.environment["env_vars"] == {"A": "b"}
     assert not Path(taker.environment["working_dir"]).exists(), "what was shipped is tidied away"
+
+
+SUMMARY = '{"output": "s3://bucket/x", "launch": null, "added": 0}'
+OF_THE_CORE = "[2026-12-01 04:06:03,864 E 20344 20705] core_worker.cc:2465: Actor with class name: 'MapWorker'\n"
+RAYS_LINES = (
+    "2026-12-01 04:05:53,448\tINFO job_manager.py:581 -- Runtime env is setting up.\n"
+    "Running entrypoint for job raysubmit_1: cd darkroom-job && exec darkroom render job.yaml\n" + OF_THE_CORE
+)
+"""What Ray was seen to write into the log of a job."""
+
+
+@pytest.mark.parametrize(
+    ("log", "end", "code", "out"),
+    [
+        (f"one\n{SUMMARY}\ntwo\n", 3, 3, SUMMARY),
+        (f"one\n{SUMMARY}", 0, 0, SUMMARY),
+        ("error: no such model\n", 2, 2, '{"job": "raysubmit_1", "address": "http://head:8265", "exit_code": 2'),
+        ("one\ntwo", -9, 1, '"exit_code": 1, "error": "the job\'s driver was killed or broke: exit code -9'),
+    ],
+)
+def test_json_stands_alone_on_stdout(
+    log: str, end: int, code: int, out: str, taker: Taker, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    taker.log, taker.end = RAYS_LINES + log, ended(end)
+    assert submitted(monkeypatch, "job.yaml", "--json") == code
+    assert taker.words == ["darkroom", "render", "job.yaml", "--json"]
+    said = capsys.readouterr()
+    assert isinstance(json.loads(said.out), dict)
+    assert out in said.out
+    assert set(log.replace(SUMMARY, "").split("\n")) <= set(said.err.split("\n"))
+    assert "Running entrypoint" not in said.err
+    assert (OF_THE_CORE in said.err) is (code == 1), "lines of Ray's core are shown where the job broke"
+
+
+def test_a_job_that_is_not_followed_is_told_as_json(
+    taker: Taker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert submitted(monkeypatch, "job.yaml", "--no-wait", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "job": "raysubmit_1", "address": "http://head:8265", "exit_code": None, "error": None
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 7, 10**6])
+def test_lines_of_a_log_are_found_in_pieces_of_any_size(size: int) -> None:
+    fatal = "[2026-12-01 04:06:03,864 C 20344 20705] core_worker.cc:99:  Check failed: ok\n"
+    earlier = SUMMARY.replace("null", '"a"')
+    log = f'{RAYS_LINES}one\n{earlier}\n{{"output": 1}}\n{fatal}\n{SUMMARY}\n[two]'
+    written = list[str]()
+    held = JobLog(written.append, hold_summary=True)
+    for start in range(0, len(log), size):
+        held.take(log[start : start + size])
+    held.close()
+    assert held.summary == SUMMARY
+    assert "".join(written) == f'one\n{{"output": 1}}\n{fatal}\n{earlier}\n[two]\n'
+    assert "".join(f"{line}\n" for line in held.rays) == OF_THE_CORE
 
 
 def test_every_option_of_render_that_decides_what_is_rendered_is_passed_on(
@@ -260,14 +319,23 @@ class Flaky:
 class Starting:
     """A job API of a head that has just started, in the words of Ray's client."""
 
-    def __init__(self, after: int, message: str) -> None:
-        self.left, self.message = after, message
+    def __init__(self, after: int, message: str, *, takes_unheard: bool = False) -> None:
+        self.left, self.message, self.takes_unheard = after, message, takes_unheard
+        self.ids = list[str]()
+        self.entrypoint = ""
 
-    def submit_job(self, *, entrypoint: str, runtime_env: dict[str, Any]) -> str:
+    def submit_job(
+        self, *, entrypoint: str, runtime_env: dict[str, Any], submission_id: str, metadata: dict[str, str]
+    ) -> str:
+        assert set(metadata) == {"darkroom"}
+        self.entrypoint = entrypoint
+        self.ids.append(submission_id)
+        if self.takes_unheard and len(self.ids) > 1:
+            raise RuntimeError(f"ValueError: Job with submission_id {submission_id} already exists.")
         self.left -= 1
         if self.left >= 0:
             raise RuntimeError(f"Request failed with status code 500: {self.message}.")
-        return entrypoint
+        return submission_id
 
 
 def cluster_with(client: Flaky | Starting) -> Cluster:
@@ -291,14 +359,32 @@ def test_a_cluster_that_is_gone_is_given_up(monkeypatch: pytest.MonkeyPatch) -> 
         cluster_with(Flaky(breaks=10**9)).follow("job", lambda _: None)
 
 
+def test_a_log_that_cannot_be_written_is_no_fault_of_the_cluster() -> None:
+    def full(_: str) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        cluster_with(Flaky(breaks=0)).follow("job", full)
+
+
 NO_AGENT = "No available agent to submit job, please try again later"
 
 
-def test_a_head_that_has_just_started_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+AGENT_DEAF = "ClientConnectorError: Cannot connect to host 127.0.0.1:52365 ssl:default [Connect call failed]"
+
+
+@pytest.mark.parametrize("says", [NO_AGENT, AGENT_DEAF])
+@pytest.mark.parametrize("takes_unheard", [False, True])
+def test_a_head_that_has_just_started_is_asked_again(
+    says: str, takes_unheard: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that was taken although the answer was lost is not submitted twice."""
     monkeypatch.setattr(submit, "_POLL_S", 0.0)
-    told = list[str]()
-    submitted = cluster_with(Starting(3, NO_AGENT)).submit(["darkroom", "render"], {}, "darkroom-job", told.append)
-    assert submitted == "cd darkroom-job && exec darkroom render"
+    client, told = Starting(3, says, takes_unheard=takes_unheard), list[str]()
+    job = cluster_with(client).submit(["darkroom", "render"], {}, "darkroom-job", told.append)
+    assert client.entrypoint == "cd darkroom-job && exec darkroom render"
+    assert set(client.ids) == {job}
+    assert len(client.ids) == (2 if takes_unheard else 4)
     assert told == ["the cluster does not take jobs yet; trying again for up to 60 s"]
 
 

@@ -20,11 +20,14 @@ Files = Mapping[str, tuple[int, int]]
 """Of each image its inode and when it was written, ns."""
 
 
-def measure(seed: int, short: bool) -> Line:
-    """Two guidance scales, then three; in full with an interruption in the middle of the first two."""
+def measure(seed: int, short: bool, environment: Mapping[str, str] | None = None) -> Line:
+    """Two guidance scales, then three; in full with an interruption in the middle of the first two.
+
+    ``environment``: more variables of the launches, such as those with which they join a Ray.
+    """
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="darkroom-faults-") as folder:
-        sweep = _Sweep(Path(folder), prompts=4 if short else 100, steps=2 if short else 20)
+        sweep = _Sweep(Path(folder), environment, prompts=4 if short else 100, steps=2 if short else 20)
         if not short:
             sweep.interrupt(random.Random(seed))
         sweep.render(SCALES)
@@ -37,8 +40,8 @@ def measure(seed: int, short: bool) -> Line:
 class _Sweep:
     """One output and what happens to it."""
 
-    def __init__(self, folder: Path, *, prompts: int, steps: int) -> None:
-        self._folder, self._prompts, self._steps = folder, prompts, steps
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None, *, prompts: int, steps: int) -> None:
+        self._folder, self._environment, self._prompts, self._steps = folder, environment, prompts, steps
         self._out, self._launches = folder / "out", 0
         self.figures = {"launches": 0, "images": 0, "there when interrupted": 0, "missing": 0, "rendered again": 0}
         self.figures["old files touched"] = 0
@@ -90,6 +93,8 @@ class _Sweep:
             self._folder,
             ["render", "--manifest", "m.parquet", "--sizes", "32x32", "--steps", str(self._steps), "-o", "out",
              "--guidance-scales", scales, "--set", "workers.count=1", "--set", "render.shard_images=4", *more],
+            self._environment,
+            harmful=False,
         )  # fmt: skip
 
     def _expect(self, launch: Launch, code: int) -> None:

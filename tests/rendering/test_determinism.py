@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,22 +64,23 @@ def test_inductor_knows_the_options() -> None:
     assert all(hasattr(torch._inductor.config, name) for name in COMPILE_OPTIONS)
 
 
-def test_whichever_way_a_program_says_tf32_it_gets_that_back() -> None:
+def test_whichever_way_a_program_says_how_precise_products_are_it_gets_that_back() -> None:
     """Torch refuses to read the old way after the new one was used."""
-    matmul = torch.backends.cuda.matmul
-    had = matmul.fp32_precision
+    on_cpu: Any = torch.backends.mkldnn
+    matmul, on_cpu = torch.backends.cuda.matmul, on_cpu.matmul
     try:
-        matmul.fp32_precision = "tf32"
-        with borrowed_settings():
-            assert matmul.fp32_precision == "ieee"
-        assert matmul.fp32_precision == "tf32"
-        matmul.allow_tf32 = True
-        with borrowed_settings():
-            assert matmul.allow_tf32 is False
-        assert matmul.allow_tf32 is True
+        for new_way in (False, True):
+            torch.set_float32_matmul_precision("medium")
+            if new_way:
+                matmul.fp32_precision = "ieee"
+            before = matmul.fp32_precision, on_cpu.fp32_precision
+            with borrowed_settings():
+                assert (matmul.fp32_precision, on_cpu.fp32_precision) == ("ieee", "ieee")
+                assert torch.get_float32_matmul_precision() == "highest", "inductor reads it"
+            assert (matmul.fp32_precision, on_cpu.fp32_precision) == before
+            assert new_way or torch.get_float32_matmul_precision() == "medium"
     finally:
-        matmul.allow_tf32 = False
-        matmul.fp32_precision = had
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_what_a_program_has_set_around_it_changes_no_pixel(epsilon_model: LoadedModel) -> None:

@@ -1,5 +1,7 @@
 """Memory is short at any place: nothing is lost, and every image is what it is alone with the same rows."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
@@ -8,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.errors import JobBrokenError
+from pipeline.errors import DeviceHeldError, JobBrokenError
 from pipeline.rendering.batch import Batch
+from pipeline.rendering.device_memory import PAUSES_S
 from pipeline.rendering.engine import Engine
 from pipeline.rendering.loading import LoadedModel
 from pipeline.rendering.results import Rendered
+from tests.fake_device import ERROR, GB, FakeDevice
 from tests.rendering.tasks import mixed_tasks, pixels_by_id
 from tests.rendering.test_failures import with_loud_decoder
 
@@ -144,3 +148,64 @@ def test_what_never_fits_ends_the_job(
     monkeypatch.setattr(owner, name, failing(getattr(owner, name), lambda: True))
     with pytest.raises(JobBrokenError, match=rf"not even one image {said}: .*Tried to allocate"):
         list(Engine(epsilon_model, 8).render(TASKS))
+
+
+@pytest.mark.parametrize("own", [4, 60])
+def test_a_shortage_in_the_middle_of_every_batch_ends_though_its_first_steps_have_memory(
+    epsilon_model: LoadedModel, monkeypatch: pytest.MonkeyPatch, own: int
+) -> None:
+    device = FakeDevice(others=76 * GB if own == 4 else 20 * GB, until_s=float("inf"), own=own * GB)
+    engine = Engine(epsilon_model, 8, patience=device.patience)
+    predict = Batch.predict
+
+    def fails(batch: Batch) -> torch.Tensor:
+        if batch._step.any():
+            raise ERROR
+        return predict(batch)
+
+    monkeypatch.setattr(Batch, "predict", fails)
+    with pytest.raises(DeviceHeldError):
+        list(engine.render(TASKS))
+    assert device.now_s == pytest.approx(sum(PAUSES_S))
+
+
+def test_rows_fall_only_where_the_denoiser_is_short_of_memory_with_nothing_beside_it(
+    epsilon_model: LoadedModel, whole: dict[int, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = type(epsilon_model.adapter)
+    monkeypatch.setattr(owner, "predict", failing(owner.predict, nth(3)))
+    assert rendered(Engine(epsilon_model, 8)) == {8: whole[8]}
+
+
+def test_a_failed_preparation_keeps_no_memory(epsilon_model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, alive = type(epsilon_model.adapter), list[weakref.ref[torch.Tensor]]()
+    encode, fails = owner.encode_texts, nth(1)
+
+    def encode_texts(adapter: Any, texts: list[str]) -> Any:
+        assert not [one for one in alive if one() is not None], "of a try before"
+        activations = torch.zeros(1)
+        alive.append(weakref.ref(activations))
+        if fails():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(adapter, texts)
+
+    monkeypatch.setattr(owner, "encode_texts", encode_texts)
+    gc.disable()
+    try:
+        list(Engine(epsilon_model, 8).render(TASKS[:4]))
+    finally:
+        gc.enable()
+    assert len(alive) >= 2
+
+
+def test_an_engine_whose_tasks_are_dropped_forgets_the_shortage(
+    epsilon_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = type(epsilon_model.adapter)
+    monkeypatch.setattr(owner, "encode_texts", failing(owner.encode_texts, nth(1, 2)))
+    engine = Engine(epsilon_model, 8)
+    for _ in range(2):
+        engine.add(TASKS)
+        engine.step()
+        assert len(engine.drop_waiting()) == len(TASKS)
+    assert len(list(engine.render(TASKS))) == len(TASKS)

@@ -68,6 +68,23 @@ def test_further_arguments_reach_the_stock_pipeline(epsilon_folder: Path) -> Non
     assert not np.array_equal(outcome.pixels, stock_picture(epsilon_folder, 1, **options))
 
 
+def test_a_scheduler_that_draws_noise_keeps_to_the_seed(tmp_path: Path) -> None:
+    model = tiny_models.stable_diffusion_3()
+    model.scheduler.register_to_config(stochastic_sampling=True)
+    tiny_models.save(model, tmp_path)
+    told: dict[str, Any] = {"dtype": "float32", "device": "cpu", "rows": 2}
+    one = task(scheduler="flow_match_euler", guidance_scale=1.0)
+    renderers = [
+        load_renderer(tmp_path, **told),
+        *(load_renderer(tmp_path, **told, call={"clip_skip": 0}) for _ in "12"),
+    ]
+    engine, *single = (outcome for renderer in renderers for outcome in renderer.render([one]))
+    assert isinstance(engine, Rendered)
+    for outcome in single:
+        assert isinstance(outcome, Rendered)
+        assert np.abs(outcome.pixels.astype(int) - engine.pixels).max() <= 1
+
+
 def test_a_bad_recipe_fails_alone(lcm_folder: Path) -> None:
     renderer = load_renderer(lcm_folder, dtype="float32", device="cpu", rows=4)
     tasks = [task(scheduler="lcm", num_inference_steps=51), task(scheduler="lcm", width=30), task(scheduler="lcm")]

@@ -159,6 +159,15 @@ CLIPPING: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("text", ["ddim", "ddpm", "heun", "lcm"])
+def test_clipping_of_what_the_network_predicts_is_found(text: str) -> None:
+    """Clean latents, or velocities without any signal, are clipped beyond the range of latents."""
+    zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+    for predicted, steps in (({"prediction_type": "sample"}, 8), (zero_snr, 1)):
+        config = {**BETAS, **predicted, "clip_sample": True, "clip_sample_range": 5.0}
+        assert build_trajectory(built(text, config, steps)).alone is not None, predicted
+
+
 @pytest.mark.parametrize("text", CLIPPING)
 def test_what_is_not_linear_is_found(text: str) -> None:
     scheduler = built(text, {**BETAS, **CLIPPING[text]}, 8)

@@ -25,6 +25,7 @@ from pipeline.storage.local import LocalStore
 from pipeline.storage.s3 import S3Store
 from pipeline.storage.s3_settings import S3Settings
 from pipeline.storage.traffic import Traffic
+from tests.servers.swift import LISTED_AT_ONCE
 
 MIB = 2**20
 ORDERED_KEYS = ["a!", "a-b", "a.b", "a/a", "a/b-c/x", "a/b/c", "a/b0", "a0", "aa", "b", "ä/ö", "日本", "😀/x", "🛑"]
@@ -160,8 +161,8 @@ def test_listing_is_in_the_order_of_utf8_bytes_and_a_prefix_is_plain_text(store:
         assert keys(store, prefix) == [key for key in ORDERED_KEYS if key.startswith(prefix)], prefix
 
 
-def test_listing_goes_on_after_a_thousand(store: ObjectStore) -> None:
-    names = [f"n/{number:04d}" for number in range(1005)]
+def test_listing_goes_on_after_a_page(store: ObjectStore) -> None:
+    names = [f"n/{number:04d}" for number in range(2 * LISTED_AT_ONCE + 5)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda key: store.put(key, b""), names))
     assert keys(store) == names
