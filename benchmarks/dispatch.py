@@ -1,10 +1,10 @@
 """How much of their time many workers lose to Ray and the driver: ``python -m benchmarks.dispatch``.
 
 Workers of production whose renderer sleeps, 1 to 64 of them on this machine, at least 60 shards each, 5 seconds a
-shard; real shards, notes and commits in a local directory. Measured from the moment when all workers are ready to the
-last outcome at the driver. *efficient* is the time that all shards take by sleeping alone over the time it took. A
-process and a Ray of its own per line. CPU is of one core; *ms* is the driver's per shard; MiB of a worker are its share
-of memory (PSS), of the driver its peak; *requests* are to the store, per shard of two images.
+shard; real leases, journals and commits in a local directory. Measured from the moment when all workers are ready to
+the last outcome at the driver. *efficient* is the time that all shards take by sleeping alone over the time it took.
+A process and a Ray of its own per line. CPU is of one core; *ms* is the driver's per shard; MiB of a worker are its
+share of memory (PSS), of the driver its peak; *requests* are to the store, per shard of two images.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -30,14 +30,15 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-from pipeline.distributed.graph import run_wave
-from pipeline.distributed.shards import SHARDS_PER_READ, ShardPlan
 
 from benchmarks.sleeping import SleepingSpec, SleepingWorker
 from pipeline.config import load_job
-from pipeline.distributed.cluster import PLANNING_CPUS
 from pipeline.distributed.connecting import connect
+from pipeline.distributed.dispatcher import CrewSize, Dispatcher
 from pipeline.distributed.outcomes import Tally
+from pipeline.distributed.planned import LeasePlan, Planner, planned_leases
+from pipeline.distributed.ray_crew import RayCrew
+from pipeline.distributed.report import Drawn
 from pipeline.distributed.spec import Pool
 from pipeline.identity import IdSet
 from pipeline.model.fingerprint import DigestCache, fingerprint
@@ -45,7 +46,6 @@ from pipeline.model.rows import BatchRows
 from pipeline.output.part import RunFacts
 from pipeline.planning.amount import Amount
 from pipeline.planning.selection import Selection
-from pipeline.planning.shards import ShardSize
 from pipeline.planning.tasks import Space
 from pipeline.prepare import prepare
 from pipeline.storage.s3_settings import S3Settings
@@ -55,7 +55,7 @@ SHARD_IMAGES = 2
 """One prompt with two seeds."""
 MEASURED = "measured.json"
 """Where the process of a line leaves it: Ray has the standard output too."""
-WORKER_TITLE = "MapWorker"
+WORKER_TITLE = "SleepingWorker"
 """In the title that Ray gives a worker's process."""
 COLUMNS = (
     "workers", "shards", "start s", "took s", "ideal s", "efficient", "fewest", "most", "driver CPU", "ms", "Ray CPU",
@@ -139,14 +139,14 @@ def worker_pss_mib(process: psutil.Process) -> Iterator[float]:
 
 def write_manifest(path: Path, shards: int) -> None:
     prompts = [f"picture {number}" for number in range(shards)]
-    pq.write_table(pa.table({"prompt": prompts}), path, row_group_size=SHARDS_PER_READ)
+    pq.write_table(pa.table({"prompt": prompts}), path)
 
 
 def start_ray(workers: int) -> None:
     """With a logical CPU per worker, whatever the machine has."""
     ray.init(
         address="local",
-        num_cpus=workers + PLANNING_CPUS,
+        num_cpus=workers,
         include_dashboard=False,
         _node_ip_address="127.0.0.1",
         logging_level="ERROR",
@@ -155,8 +155,8 @@ def start_ray(workers: int) -> None:
     connect(None)
 
 
-def wave(folder: Path, workers: int, shards: int, shard_s: float) -> Iterator[pa.Table]:
-    """The outcomes of production's graph with sleeping workers."""
+def wave(folder: Path, workers: int, shards: int, shard_s: float, outcomes: "Outcomes") -> Dispatcher:
+    """Return the dispatcher of production with a crew of sleeping workers."""
     write_manifest(folder / "m.parquet", workers * shards)
     keys = {
         "manifest": str(folder / "m.parquet"), "sweep.seeds": f"0-{SHARD_IMAGES - 1}",
@@ -173,14 +173,46 @@ def wave(folder: Path, workers: int, shards: int, shard_s: float) -> Iterator[pa
         compiled=False, call={}, threads=1, cache_folder=folder / "digests", launch_id="dispatch", watchdog_s=600.0,
         evaluation_s=shard_s / (SHARD_IMAGES * STEPS * 2), gate=folder / "gate", workers=workers,
     )  # fmt: skip
-    size = ShardSize(megapixel_evaluations=0.0, min_images=SHARD_IMAGES, max_images=SHARD_IMAGES)
-    plan = ShardPlan(
+    images = workers * shards * SHARD_IMAGES
+    plan = LeasePlan(
         manifest=prepared.manifest,
         space=Space(axes=prepared.axes, family=prepared.model.family, run_digest=b"\0" * 16),
         selection=Selection(),
-        sizes=dict.fromkeys(prepared.count.sizes, size),
+        missing=Amount(images=images),
+        workers=workers,
+        slots=dict.fromkeys(prepared.count.sizes, 1),
+        images=SHARD_IMAGES,
     )
-    return run_wave(plan, prepared.points, IdSet(), spec, Pool(workers=workers, gpus=0, cpus=1), SleepingWorker)
+    crew = RayCrew(spec, Pool(workers=workers, gpus=0, cpus=1), print, SleepingWorker)
+    size = CrewSize(most=workers, slots=1, most_failed_starts=10, window=max(64, 3 * workers))
+    return Dispatcher(crew, Planner(planned_leases(plan, IdSet())), size, outcomes, images=images)
+
+
+class Outcomes:
+    """What the dispatcher tells, and when the last image was there."""
+
+    def __init__(self, images: int) -> None:
+        self._images = images
+        self.tally, self.told = Tally.of(Amount()), Counter[str]()
+        self.ended, self.used = 0.0, dict[str, float]()
+
+    def committed(self, outcomes: pa.Table) -> None:
+        self.tally.take(outcomes, time.monotonic())
+        self.told[outcomes["worker"][0].as_py()] += outcomes.num_rows
+        if self.tally.progress.images == self._images:
+            self.ended, self.used = time.time(), cpu_s()  # now, while the workers are there
+
+    def found(self, parts: Sequence[str], tasks: Sequence[pa.Table]) -> pa.Table | None:
+        raise SystemExit("a worker died")
+
+    def quarantined(self, task: pa.Table) -> None:
+        raise SystemExit("a worker died")
+
+    def working(self, process_id: str, drawn: Drawn, ready: int) -> None:
+        self.tally.hear({process_id: drawn}, time.monotonic())
+
+    def says(self, sentence: str) -> None:
+        print(sentence, file=sys.stderr)
 
 
 def measure(folder: Path, workers: int, shards: int, shard_s: float) -> Measured:
@@ -188,14 +220,11 @@ def measure(folder: Path, workers: int, shards: int, shard_s: float) -> Measured
     (folder / "gate").mkdir()
     began = time.time()
     start_ray(workers)
-    watch, tally, told = Watch(folder / "gate", workers), Tally.of(Amount()), Counter[str]()
     images = workers * shards * SHARD_IMAGES
+    watch, outcomes = Watch(folder / "gate", workers), Outcomes(images)
     watch.start()
-    for outcomes in wave(folder, workers, shards, shard_s):
-        tally.take(outcomes, time.monotonic())
-        told[outcomes["worker"][0].as_py()] += outcomes.num_rows
-        if tally.progress.images == images:
-            ended, used = time.time(), cpu_s()  # now, while the workers are there
+    wave(folder, workers, shards, shard_s, outcomes).run()
+    tally, told, ended, used = outcomes.tally, outcomes.told, outcomes.ended, outcomes.used
     watch.join()
     if tally.progress.ok != images:
         raise SystemExit(f"{images} images were planned: {tally.progress}")

@@ -46,6 +46,10 @@ class SleepingRenderer:
         return bool(self._waiting)
 
     @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
     def counters(self) -> EngineCounters:
         return self._counters
 
@@ -88,8 +92,9 @@ class SleepingRenderer:
 class SleepingWorker(RenderWorker):
     """The worker of production but for its renderer. All begin together."""
 
-    def __init__(self, spec: SleepingSpec) -> None:
-        super().__init__(spec)
+    def _load(self, spec: WorkerSpec) -> None:
+        super()._load(spec)
+        assert isinstance(spec, SleepingSpec)
         (spec.gate / uuid.uuid4().hex).write_text(f"torch loaded: {'torch' in sys.modules}")
         while len(list(spec.gate.iterdir())) < spec.workers:
             time.sleep(_POLL_S)
