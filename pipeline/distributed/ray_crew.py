@@ -14,7 +14,7 @@ import ray
 from ray._private.state import state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.distributed.events import Begun, Died, Event
+from pipeline.distributed.events import Begun, Died, Ended, Event
 from pipeline.distributed.journal import InHand, read_journal
 from pipeline.distributed.ray_errors import our_error
 from pipeline.distributed.spec import Pool, WorkerSpec
@@ -36,6 +36,8 @@ CLOSE_S = 2.0
 class _Actor:
     handle: Any
     begun: Begun | None = None
+    received: int = 0
+    """Events of it that have arrived."""
     unreachable_since_s: float | None = None
 
 
@@ -49,6 +51,8 @@ class RayCrew:
         self._actors: dict[int, _Actor] = {}
         self._asked: dict[Any, int] = {}
         """The answers that are on their way, and from whom."""
+        self._given: dict[Any, tuple[int, int]] = {}
+        """The leases that are on their way, and to whom."""
         self._ask_at: dict[int, float] = {}
         """When to ask workers again that could not be reached."""
         self._journals: dict[Any, tuple[int, str, float]] = {}
@@ -71,7 +75,7 @@ class RayCrew:
     def lease(self, worker: int, lease: int, tasks: pa.Table) -> None:
         """Give a worker a lease. Of one that is dead, ``Died`` comes."""
         if worker in self._actors:
-            self._actors[worker].handle.lease.remote(lease, tasks)
+            self._given[self._actors[worker].handle.lease.remote(lease, tasks)] = worker, lease
 
     def take_back(self, worker: int, lease: int) -> None:
         """Ask for a lease that is not begun."""
@@ -113,7 +117,7 @@ class RayCrew:
                 del self._ask_at[number]
                 if number in self._actors:
                     self._ask(number)
-        waited = [*self._asked, *self._journals]
+        waited = [*self._asked, *self._given, *self._journals]
         if not waited:
             time.sleep(timeout_s)
             return []
@@ -121,12 +125,29 @@ class RayCrew:
         ready, _ = ray.wait(waited, num_returns=len(waited), timeout=0)
         told: list[tuple[int, Event]] = []
         for ref in ready:
-            told += self._answer(ref) if ref in self._asked else self._read(ref)
+            if ref in self._asked:
+                told += self._answer(ref)
+            else:
+                told += self._arrived(ref) if ref in self._given else self._read(ref)
         return [*told, *self._overdue()]
 
     def _ask(self, number: int) -> None:
         wait_s = max(TELL_S, len(self._actors) * TELL_S_PER_WORKER)
-        self._asked[self._actors[number].handle.events.remote(wait_s)] = number
+        actor = self._actors[number]
+        self._asked[actor.handle.events.remote(wait_s, actor.received)] = number
+
+    def _arrived(self, ref: Any) -> list[tuple[int, Event]]:
+        """Let others have a lease that did not reach a worker. One that is dead tells so itself."""
+        number, lease = self._given.pop(ref)
+        try:
+            ray.get(ref)
+        except ray.exceptions.ActorUnavailableError:
+            return [(number, Ended(lease))]
+        except ray.exceptions.RayActorError:
+            pass
+        except ray.exceptions.RayError as error:
+            raise our_error(error) from error
+        return []
 
     def _answer(self, ref: Any) -> list[tuple[int, Event]]:
         number = self._asked.pop(ref)
@@ -140,6 +161,7 @@ class RayCrew:
         except ray.exceptions.RayError as error:
             raise our_error(error) from error
         actor.unreachable_since_s = None
+        actor.received += len(events)
         for event in events:
             actor.begun = event if isinstance(event, Begun) else actor.begun
         self._ask(number)

@@ -1,5 +1,6 @@
 """The actor: a loaded model, an engine, a store; leases in, events out. No pixel leaves it but to the store."""
 
+import gc
 import os
 import random
 import socket
@@ -62,6 +63,8 @@ class RenderWorker:
         node_id, process_id = ray.get_runtime_context().get_node_id(), uuid.uuid4().hex
         self._changed = threading.Condition()
         self._events: list[Event] = []
+        """Those that the driver has not received, as far as it has said."""
+        self._received = 0
         self._leases: dict[int, Future[pa.Table]] = {}
         self._working_told_s = 0.0
         name = f"{socket.gethostname()}:{os.getpid()}"
@@ -73,16 +76,20 @@ class RenderWorker:
         self._tell(Begun(node_id=node_id, process_id=process_id, journal=str(self._journal.path)))
         threading.Thread(target=self._begin, args=(spec,), name="load", daemon=True).start()
 
-    def events(self, wait_s: float) -> list[Event]:
-        """Return what has happened since the last call; wait for it, but no longer than this."""
+    def events(self, wait_s: float, received: int) -> list[Event]:
+        """Return what has happened and the driver has not received; wait for it, but no longer than this.
+
+        ``received``: how many events have arrived so far. An answer that was lost on its way is given once more.
+        """
         with self._changed:
+            del self._events[: received - self._received]
+            self._received = received
             self._changed.wait_for(lambda: self._events, wait_s)
-            told, self._events = self._events, []
-        now = time.monotonic()
-        if self._runner is not None and now - self._working_told_s >= wait_s:
-            self._working_told_s = now
-            told.append(Working(Drawn(images=self._runner.drawn, engine=self._engine.counters)))
-        return told
+            now = time.monotonic()
+            if self._runner is not None and now - self._working_told_s >= wait_s:
+                self._working_told_s = now
+                self._events.append(Working(Drawn(images=self._runner.drawn, engine=self._engine.counters)))
+            return list(self._events)
 
     def lease(self, number: int, tasks: pa.Table) -> None:
         """Render and commit planned tasks of one batch key. ``Committed`` tells of each part, ``Ended`` of the end."""
@@ -125,6 +132,7 @@ class RenderWorker:
 
     def _begin(self, spec: WorkerSpec) -> None:
         began = time.monotonic()
+        gc.disable()  # a fifth of the time of imports and loading, which make next to no garbage
         try:
             self._load(spec)
         except _GivesUpError as ends:
@@ -139,6 +147,9 @@ class RenderWorker:
             self._log.ready(device=spec.device, rows=spec.rows.fixed or "auto", seconds=time.monotonic() - began)
             self._metrics = Metrics(self._tags, self._worked, lambda: len(self._leases))
             self._tell(Ready())
+        finally:
+            gc.freeze()
+            gc.enable()
 
     def _load(self, spec: WorkerSpec) -> None:
         time.sleep(random.uniform(0.0, spec.start_within_s))
