@@ -180,7 +180,7 @@ def test_stopped_by_ctrl_c_killed_twice_and_widened(darkroom: Darkroom, digests:
         assert process.poll() is None, process.communicate()
         if how == signal.SIGINT:
             process.send_signal(how)
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=300)
             assert process.returncode == 130, err
             assert "interrupted: what is committed stands" in err
         else:

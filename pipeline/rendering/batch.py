@@ -180,7 +180,8 @@ class Batch:
         drawing = np.flatnonzero(self._draws[self._every_row, self._step])
         if not len(drawing):
             return
-        noise = torch.zeros_like(self._planes[NOISE], device="cpu", pin_memory=self._adapter.device.type == "cuda")
+        pinned = self._adapter.device.type == "cuda"
+        noise = torch.zeros(self._planes[NOISE].shape, dtype=torch.float32, pin_memory=pinned)
         for name in drawing.tolist():
             prepared = self._slots[name].prepared
             dtype = torch.float32 if prepared.trajectory.draws_float32 else self._adapter.dtype

@@ -214,7 +214,7 @@ def plan(folder: Path, **model: Any) -> Any:
 def test_what_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.path", [place for place in sys.path if place != str(TORCHAO)])
     monkeypatch.delitem(sys.modules, "torchao", raising=False)
-    with pytest.raises(JobFileError, match=r"pip install 'darkroom\[fp8\]'"):
+    with pytest.raises(JobFileError, match=r"pip install -c constraints\.txt torchao"):
         check_installed()
 
 
