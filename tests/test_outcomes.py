@@ -91,6 +91,7 @@ def test_images_that_are_drawn_count_until_their_outcome_comes() -> None:
     tally.hear({"x": drawn(3, 40)}, 2.0)  # told before the outcomes, read after them; y is gone
     assert (tally.progress.drawn, tally.progress.images) == (1, 2)
     assert tally.worked == worked(52, 3), "sums never fall"
+    assert tally.progress.engine == tally.worked.engine
     tally.hear({"x": drawn(3, 44)}, 9.0)
     (mark,) = {telling.last for telling in tally.progress.tellings if telling.last.at_s > 1.0}
     assert mark.at_s == 2.0, "a process without new work is not slower"

@@ -6,10 +6,11 @@ import random
 import subprocess
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -18,8 +19,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.output.layout import ATTEMPTS_PREFIX
-from pipeline.storage.base import ObjectStore
+from pipeline.identity import ids_from_bytes
+from pipeline.output.index import load_index
 from pipeline.storage.location import open_store
 from tests.conftest import aws_environment
 from tests.faults.board import Line
@@ -28,9 +29,7 @@ from tests.faults.oracle import examine, pixels_of
 from tests.servers.swift import SwiftServer
 
 COUNTING = Path(__file__).parent / "counting"
-SHARDS_IN_FLIGHT = 2
-"""Of a worker."""
-MOST_AGAIN = 1.5
+MOST_AGAIN = 1.2
 """Times the images in flight."""
 MOST_OUTPUTS = 8
 PATIENCE_S = 900.0
@@ -116,11 +115,6 @@ class Job:
     def images(self) -> int:
         return self.scale.prompts * self.seeds
 
-    @property
-    def in_flight(self) -> int:
-        """Images that a worker has in hand."""
-        return SHARDS_IN_FLIGHT * self.scale.shard_images
-
     def words(self, output: str) -> list[str]:
         scale = self.scale
         return [
@@ -146,63 +140,94 @@ class Output:
         words = words or ("render", *self.job.words(self.uri))
         return Launch(self._folder / str(self.commands), words, environment)
 
-    def begun(self) -> int:
-        """How many times the engines of all launches have begun an image."""
-        return len(self._ledger.read_text().splitlines())
+    def ledger(self) -> list[tuple[str, int]]:
+        """What the engines of all launches have begun, in order: task and process."""
+        lines = self._ledger.read_text().splitlines() if self._ledger.exists() else []
+        return [(task_id, int(pid)) for task_id, pid in map(str.split, lines)]
+
+    def in_flight(self, since: int) -> dict[int, set[str]]:
+        """Tasks that were begun after so many lines of the ledger and are not committed, by process."""
+        begun = self.ledger()[since:]
+        ids = ids_from_bytes(bytes.fromhex("".join(task_id for task_id, _ in begun)))
+        committed = load_index(self.store).all().contains(ids).tolist()
+        held = defaultdict[int, set[str]](set)
+        for (task_id, pid), is_there in zip(begun, committed, strict=True):
+            if not is_there:
+                held[pid].add(task_id)
+        return held
+
+
+@dataclass(frozen=True, slots=True)
+class Blow:
+    """A kill that landed."""
+
+    lost: frozenset[str]
+    """Tasks that were in flight: begun, and not committed."""
+    line: int
+    """So long was the ledger then."""
+
+    def again(self, ledger: Sequence[tuple[str, int]]) -> int:
+        """How many of them were begun again."""
+        return len(self.lost & {task_id for task_id, _ in ledger[self.line :]})
 
 
 class Blows:
-    """Strikes a launch in the middle of its work, and no shard twice: two deaths would make it a suspect."""
+    """Strikes a launch in the middle of its work, and no task twice: two deaths would make it a suspect."""
 
-    def __init__(self, launch: Launch, store: ObjectStore, drawn: random.Random) -> None:
-        self._launch, self._store, self._drawn = launch, store, drawn
-        self._over = {_launch_of(info.key) for info in store.list(ATTEMPTS_PREFIX)}
-        self._hit: set[str] = set()
-        """What was in hand at the last blow."""
+    def __init__(self, launch: Launch, output: Output, drawn: random.Random) -> None:
+        self._launch, self._output, self._drawn = launch, output, drawn
+        self._since = len(output.ledger())
+        self._hit = frozenset[str]()
+        """What was in flight at the last blow."""
 
-    def strike(self, blow: Callable[[Launch], int]) -> int:
-        """How many kills landed; 0 where the launch was over before."""
+    def strike(self, blow: Callable[[Sequence[int]], list[Blow]]) -> list[Blow]:
+        """Give ``blow`` the pids of the processes that render; return the kills that landed, none at the end."""
         while self._await_work():
             time.sleep(self._drawn.uniform(0, PAUSE_S))
-            in_hand = self._in_hand()
-            if in_hand and not in_hand & self._hit and self._launch.running and (landed := blow(self._launch)):
-                self._hit = in_hand
+            in_flight = self._in_flight()
+            fresh = in_flight and not self._together(in_flight) & self._hit
+            if fresh and self._launch.running and (landed := blow([*in_flight])):
+                self._hit = frozenset[str]().union(*(one.lost for one in landed))
                 return landed
-        return 0
+        return []
 
-    def worker(self, launch: Launch) -> int:
+    def worker(self, rendering: Sequence[int]) -> list[Blow]:
         """SIGKILL a worker that renders, or all of them at once."""
-        victims = launch.rendering()
-        chosen = victims if self._drawn.random() < 0.5 else victims[:1]
-        for victim in chosen:
+        chosen = rendering if self._drawn.random() < 0.5 else rendering[:1]
+        victims = [psutil.Process(pid) for pid in chosen]
+        for victim in victims:
             victim.kill()
-        return len(psutil.wait_procs(chosen, timeout=PATIENCE_S)[0])
+        killed = psutil.wait_procs(victims, timeout=PATIENCE_S)[0]
+        held, line = self._output.in_flight(self._since), len(self._output.ledger())
+        return [Blow(frozenset(held.get(victim.pid, ())), line) for victim in killed]
+
+    def driver(self, _: Sequence[int]) -> list[Blow]:
+        """SIGKILL the driver and everything it started."""
+        self._launch.kill()
+        return [self.lost()]
+
+    def lost(self) -> Blow:
+        """Return what the launch has begun and not committed, whoever has begun it."""
+        return Blow(self._together(self._output.in_flight(self._since)), len(self._output.ledger()))
 
     def _await_work(self) -> bool:
         """False when the launch is over."""
 
         def seen() -> bool:
-            in_hand = self._in_hand()
-            return not self._launch.running or bool(in_hand and not in_hand & self._hit)
+            in_flight = self._in_flight()
+            return not self._launch.running or bool(in_flight and not self._together(in_flight) & self._hit)
 
         if not wait_until(seen, PATIENCE_S, every_s=0.1):
             raise OverError(f"a launch did not go on for {PATIENCE_S:g} s")
         return self._launch.running
 
-    def _in_hand(self) -> set[str]:
-        """Shards that workers of this launch have begun and not committed, by their notes."""
-        keys = [info.key for info in self._store.list(ATTEMPTS_PREFIX)]
-        return {key.split("/")[3] for key in keys if _launch_of(key) not in self._over} - {"deaths"}
+    def _in_flight(self) -> dict[int, set[str]]:
+        """Of the processes that live."""
+        return {pid: held for pid, held in self._output.in_flight(self._since).items() if psutil.pid_exists(pid)}
 
-
-def _launch_of(key: str) -> str:
-    return key.split("/")[2]
-
-
-def _driver(launch: Launch) -> int:
-    """SIGKILL the driver and everything it started."""
-    launch.kill()
-    return 1
+    @staticmethod
+    def _together(in_flight: Mapping[int, set[str]]) -> frozenset[str]:
+        return frozenset[str]().union(*in_flight.values())
 
 
 class Trial:
@@ -212,6 +237,9 @@ class Trial:
         self.broken: list[str] = []
         self._folder, self._scale, self._drawn = folder, scale, drawn
         self._counts: Counter[str] = Counter()
+        self._landed: list[Blow] = []
+        """On the present output."""
+        self._per_kill: list[str] = []
         prompts = [f"a {colour} circle {number}" for number in range(scale.prompts // 2) for colour in ("red", "blue")]
         pq.write_table(pa.table({"prompt": prompts}), folder / "m.parquet")
         self._job = Job(manifest=folder / "m.parquet", scale=scale, seeds=scale.seeds)
@@ -229,6 +257,7 @@ class Trial:
             **{name: counts[name] for name in ("lost", "duplicated", "corrupt")},
             "rendered again per kill of workers and drivers": counts["again"] / max(1, landed),
             "in flight then": counts["in flight"] / max(1, landed),
+            f"per kill, in flight and of them again, leases of {scale.shard_images}": " ".join(self._per_kill),
             **({"rendered again after store kills": counts["again, store"]} if scale.outages_s else {}),
         }
 
@@ -241,12 +270,20 @@ class Trial:
             output = Output(self._folder / str(number), self._job)
             self._disturb(output)
             self._counts["again"] += self._finish(output)
+            self._note(output)
         if not self._is_enough():
             self.broken.append("fewer kills landed than wanted")
         if self._counts["again"] > MOST_AGAIN * self._counts["in flight"]:
             self.broken.append("kills of workers and drivers had more rendered again than was in flight")
         if self._scale.outages_s:
             self._kill_store(replace(self._job, seeds=self._scale.stored_seeds))
+
+    def _note(self, output: Output) -> None:
+        """Keep what each kill cost."""
+        ledger = output.ledger()
+        self._per_kill += [f"{len(blow.lost)}/{blow.again(ledger)}" for blow in self._landed]
+        self._counts["in flight"] += sum(len(blow.lost) for blow in self._landed)
+        self._landed.clear()
 
     def _is_enough(self) -> bool:
         counts, scale = self._counts, self._scale
@@ -267,15 +304,15 @@ class Trial:
         code: int | None = None
         while not self._is_enough() and code in (None, 1):
             launch = output.start()
-            blows, landed = Blows(launch, output.store, self._drawn), 0
-            while landed < self._scale.worker_kills_per_launch and (killed := blows.strike(blows.worker)):
+            blows, landed = Blows(launch, output, self._drawn), list[Blow]()
+            while len(landed) < self._scale.worker_kills_per_launch and (killed := blows.strike(blows.worker)):
                 landed += killed
-            ended = blows.strike(_driver)
+            ended = blows.strike(blows.driver)
             # Too many deaths end a job with 1; that is one more launch.
             code = None if ended else _expect(launch, *((0, 1) if landed else (0,)))
             stop_all(launch.folder)
-            self._counts.update(launches=1, workers=landed, drivers=ended)
-            self._counts["in flight"] += output.job.in_flight * (landed + ended * self._scale.workers)
+            self._counts.update(launches=1, workers=len(landed), drivers=len(ended))
+            self._landed += [*landed, *ended]
 
     def _kill_store(self, job: Job) -> None:
         server = SwiftServer(self._folder / "swift")
@@ -285,20 +322,20 @@ class Trial:
                 with closing(boto3.client("s3")) as client:
                     client.create_bucket(Bucket="kills")
                 output = Output(self._folder / "stored", job, "s3://kills/run")
-                given_up = self._disturb_store(output, server)
+                lost = self._disturb_store(output, server)
                 again = self._counts["again, store"] = self._finish(output)
         finally:
             server.kill()
-        if again > MOST_AGAIN * given_up * job.in_flight * self._scale.workers:
+        if again > MOST_AGAIN * lost:
             self.broken.append("kills of the store had more rendered again than was in flight")
 
     def _disturb_store(self, output: Output, server: SwiftServer) -> int:
-        """How many launches gave up."""
-        given_up = 0
+        """Return how many images were in flight where launches gave up."""
+        lost = 0
         launch = output.start()
-        blows = Blows(launch, output.store, self._drawn)
+        blows = Blows(launch, output, self._drawn)
         for outage_s in self._scale.outages_s:
-            if not blows.strike(lambda _: _kill(server)):
+            if not blows.strike(partial(_kill_store, server, blows)):
                 raise OverError(f"a launch ended before the store was killed, with {launch.wait(PATIENCE_S)}")
             self._counts["stores"] += 1
             if outage_s is None:
@@ -307,16 +344,16 @@ class Trial:
                 time.sleep(outage_s)
             server.start()
             if not launch.running:
-                given_up += 1
+                lost += len(blows.lost().lost)
                 _expect(launch, 1)
                 if any(word in launch.err.read_text() for word in ("Traceback", "ray.data")):
                     self.broken.append("a launch that gave up said more than one block")
                 self._counts["launches"] += 1
                 launch = output.start()
-                blows = Blows(launch, output.store, self._drawn)
+                blows = Blows(launch, output, self._drawn)
         _expect(launch, 0)
         self._counts["launches"] += 1
-        return given_up
+        return lost
 
     def _finish(self, output: Output) -> int:
         """Launch once without faults, and look at what there is; returns the images begun again."""
@@ -329,7 +366,7 @@ class Trial:
         self.broken += [f"{output.uri}: {lost} of {output.job.images} images lost"] if lost else []
         self._counts.update(images=held.images, lost=lost, duplicated=len(held.duplicated), corrupt=len(held.corrupt))
         _expect(output.start("verify", output.uri), 0)
-        return output.begun() - held.images
+        return len(output.ledger()) - held.images
 
 
 def _expect(launch: Launch, *codes: int) -> int:
@@ -344,6 +381,7 @@ def _expect(launch: Launch, *codes: int) -> int:
     return code
 
 
-def _kill(server: SwiftServer) -> int:
+def _kill_store(server: SwiftServer, blows: Blows, _: Sequence[int]) -> list[Blow]:
+    lost = blows.lost()
     server.kill()
-    return 1
+    return [lost]

@@ -1,4 +1,5 @@
-"""On the path of a process, notes each picture that its engine begins: a line in the file that ``LEDGER`` names.
+"""On the path of a process, notes each picture that its engine begins: a line with its task and the process
+in the file that ``LEDGER`` names.
 
 ``PAUSE_S`` in the environment makes each take that long besides, so that there is something to disturb.
 So a picture counts again whether its process was killed while it was made, before it was stored, or before the commit.
@@ -36,7 +37,7 @@ def _noted(begin: Any) -> Any:
     def wrapped(batch: Any, slot: Any) -> None:
         # One write at the end of the file: lines of several processes never mix, and a kill leaves none by halves.
         with open(os.environ["LEDGER"], "ab", buffering=0) as ledger:
-            ledger.write(f"{slot.pending.task.task_id}\n".encode())
+            ledger.write(f"{slot.pending.task.task_id} {os.getpid()}\n".encode())
         time.sleep(float(os.environ.get("PAUSE_S", "0")))
         begin(batch, slot)
 
