@@ -211,6 +211,9 @@ class Outcomes:
     def working(self, process_id: str, drawn: Drawn, ready: int) -> None:
         self.tally.hear({process_id: drawn}, time.monotonic())
 
+    def gone(self, process_id: str) -> None:
+        self.tally.forget(process_id)
+
     def says(self, sentence: str) -> None:
         print(sentence, file=sys.stderr)
 

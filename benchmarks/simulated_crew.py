@@ -213,7 +213,7 @@ class SimulatedCrew:
 
     def _done(self, worker: Simulated) -> int:
         assert worker.lease is not None
-        images = worker.leases[worker.lease].num_rows
+        images: int = worker.leases[worker.lease].num_rows
         return min(images, int((self.now_s - worker.began_s) / worker.image_s() + 1e-6))
 
     def _give_back(self, worker: Simulated, lease: int) -> None:

@@ -60,6 +60,9 @@ class Counting:
     def working(self, process_id: str, drawn: Drawn, ready: int) -> None:
         self.tally.hear({process_id: drawn}, self._crew.clock())
 
+    def gone(self, process_id: str) -> None:
+        self.tally.forget(process_id)
+
     def says(self, sentence: str) -> None:
         print(sentence, flush=True)
 

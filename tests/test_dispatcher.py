@@ -156,6 +156,7 @@ class Listener:
         self.rendered: Counter[int] = Counter()
         self.condemned: list[int] = []
         self.said: list[str] = []
+        self.lost: list[str] = []
         self.drawn: dict[str, tuple[Drawn, int]] = {}
         self.parts: dict[str, list[int]] = {}
 
@@ -172,6 +173,9 @@ class Listener:
 
     def working(self, process_id: str, drawn: Drawn, ready: int) -> None:
         self.drawn[process_id] = drawn, ready
+
+    def gone(self, process_id: str) -> None:
+        self.lost.append(process_id)
 
     def says(self, sentence: str) -> None:
         self.said.append(sentence)
@@ -261,6 +265,7 @@ def test_a_death_costs_what_was_not_committed() -> None:
     dispatcher.run()
     assert listener.rendered == HUNDRED
     assert (dispatcher.deaths, crew.started, listener.condemned) == (1, 3, [])
+    assert listener.lost == [f"{1:032x}"]
 
 
 def test_what_a_dead_worker_committed_and_did_not_tell_is_not_rendered_again() -> None:

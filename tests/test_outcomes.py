@@ -88,7 +88,8 @@ def test_images_that_are_drawn_count_until_their_outcome_comes() -> None:
     assert (tally.progress.drawn, tally.progress.images, tally.progress.workers) == (4, 0, 2)
     teller = Teller(worker="a:1", model_load="x")
     tally.take(teller.told(metadata(0, 2), shard(0, 2), worked(44, 3)), 2.0)
-    tally.hear({"x": drawn(3, 40)}, 2.0)  # told before the outcomes, read after them; y is gone
+    tally.hear({"x": drawn(3, 40)}, 2.0)  # told before the outcomes, read after them
+    tally.forget("y")
     assert (tally.progress.drawn, tally.progress.images) == (1, 2)
     assert tally.worked == worked(52, 3), "sums never fall"
     assert tally.progress.engine == tally.worked.engine

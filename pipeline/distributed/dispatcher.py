@@ -75,6 +75,9 @@ class Listener(Protocol):
     def working(self, process_id: str, drawn: Drawn, ready: int) -> None:
         """A worker has drawn so much; so many workers are ready."""
 
+    def gone(self, process_id: str) -> None:
+        """A worker is no more; what it has drawn and not committed is lost."""
+
     def says(self, sentence: str) -> None:
         """Something for people."""
 
@@ -260,6 +263,8 @@ class Dispatcher:
         del self._workers[worker.number]
         if self._isolated is worker:
             self._isolated = None
+        if worker.begun is not None:
+            self._listener.gone(worker.begun.process_id)
 
     def _take(self, worker: _Worker, event: Event) -> None:
         match event:

@@ -92,6 +92,8 @@ class Tally:
     """Of images and failures, but for ``ok``."""
     encode_s: float = 0.0
     """Of images, in threads beside the engines."""
+    _drawn: dict[str, Drawn] = field(default_factory=dict)
+    """By process, of those that are at work."""
     _worked: dict[str, Worked] = field(default_factory=dict)
     _engine: EngineCounters = field(default_factory=EngineCounters)
     """The sum over all processes, kept up to date: with a thousand of them, adding them up costs milliseconds."""
@@ -145,12 +147,21 @@ class Tally:
             if one.engine.megapixel_evaluations > known.engine.megapixel_evaluations:
                 self._keep(model_load, replace(known, engine=one.engine))
                 self._note(model_load, now_s, 0.0)
+        self._drawn.update(drawn)
         self.progress = replace(
             self.progress,
-            drawn=sum(max(0, one.images - self.told[model_load]) for model_load, one in drawn.items()),
+            drawn=self._not_committed(),
             tellings=tuple(self._tellings.values())[-self._most_workers :],
             engine=self._engine,
         )
+
+    def forget(self, model_load: str) -> None:
+        """Leave out what a process has drawn and not committed: it is gone."""
+        if self._drawn.pop(model_load, None) is not None:
+            self.progress = replace(self.progress, drawn=self._not_committed())
+
+    def _not_committed(self) -> int:
+        return sum(max(0, one.images - self.told[model_load]) for model_load, one in self._drawn.items())
 
     def _note(self, model_load: str, now_s: float, committed: float) -> None:
         """The process that told last is the last: of more than can be at work, who was silent longest is gone."""

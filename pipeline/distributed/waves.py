@@ -179,6 +179,10 @@ class Waves:
         if (self.tally.progress.ready, self.tally.progress.drawn) != (before.ready, before.drawn):
             self._on_progress(self.tally.progress)
 
+    def gone(self, process_id: str) -> None:
+        """Leave out what a worker has drawn and not committed: it is gone."""
+        self.tally.forget(process_id)
+
     def says(self, sentence: str) -> None:
         """Tell people something."""
         self._tell(sentence)
