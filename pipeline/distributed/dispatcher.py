@@ -136,7 +136,7 @@ class Dispatcher:
         self._crew, self._plan, self._size, self._listener, self._clock = crew, plan, size, listener, clock
         self._unfinished = images
         self._leases = Leases()
-        self._limits = Limits(size.most_failed_starts, clock)
+        self._limits = Limits(size.most_failed_starts, size.most, clock)
         self._workers: dict[int, _Worker] = {}
         self._isolated: _Worker | None = None
         """It renders suspects alone, or is about to."""

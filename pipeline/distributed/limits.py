@@ -7,8 +7,10 @@ from pipeline.distributed.events import GaveUp
 from pipeline.errors import DarkroomError, JobBrokenError
 
 MOST_DEATHS = 20
+WORKERS_PER_DEATH = 10
+"""Launches of many workers may have more deaths than ``MOST_DEATHS``: one for so many workers."""
 SPAN_S = 600.0
-"""A launch ends with more deaths than ``MOST_DEATHS`` within this time."""
+"""A launch ends with more deaths than that within this time."""
 QUIET_S = 600.0
 """As long as any worker gets on within this time, those that cannot begin end nothing."""
 FIRST_PAUSE_S, MOST_PAUSE_S = 5.0, 60.0
@@ -18,8 +20,10 @@ FIRST_PAUSE_S, MOST_PAUSE_S = 5.0, 60.0
 class Limits:
     """Counts what goes wrong with workers. Its methods raise when it is too much."""
 
-    def __init__(self, most_failed_starts: int, clock: Callable[[], float]) -> None:
+    def __init__(self, most_failed_starts: int, workers: int, clock: Callable[[], float]) -> None:
+        """``workers``: at most."""
         self._most_failed_starts, self._clock = most_failed_starts, clock
+        self._most_deaths = max(MOST_DEATHS, workers // WORKERS_PER_DEATH)
         self._failed_starts = self._held = 0
         self._ready_at = self._rendered_at = self._start_at = clock()
         self._without_room: Counter[str] = Counter()
@@ -68,7 +72,7 @@ class Limits:
         self._died_at.append(now)
         while self._died_at[0] < now - SPAN_S:
             self._died_at.popleft()
-        if len(self._died_at) > MOST_DEATHS:
+        if len(self._died_at) > self._most_deaths:
             raise JobBrokenError(
                 f"{len(self._died_at)} worker processes died within {SPAN_S / 60:g} minutes, the last: {reason}; "
                 "their logs may tell why: out of memory, a broken driver, a library that crashes"
