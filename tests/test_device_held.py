@@ -31,6 +31,7 @@ def ending(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Ended(reason)
 
     monkeypatch.setattr(worker, "die", end)
+    monkeypatch.setattr(worker, "nodes_with", lambda resource: 1)
 
 
 class Loading(RenderWorker):
@@ -80,6 +81,7 @@ def test_a_full_device_is_left_to_another_process_and_is_bad_input_only_where_th
     assert caught.value.event.why == why
     assert type(caught.value.event.error) is kind
     assert "CUDA out of memory" in str(caught.value.event.error)
+    assert caught.value.event.only_node is (why == "room")
     assert made.device.now_s == pytest.approx(waited_s)
 
 

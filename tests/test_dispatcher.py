@@ -402,7 +402,33 @@ def test_workers_that_cannot_begin_are_replaced_after_pauses() -> None:
     dispatcher.run()
     assert listener.rendered.total() == 10
     assert crew.now_s >= 5 + 10 + 20
-    assert "cannot work and tries again: busy" in listener.said[0]
+    assert listener.said == [f"warning: a worker on node node{n} cannot work and tries again: busy" for n in (1, 2, 3)]
+
+
+def test_people_are_told_once_for_each_node_why_its_workers_wait() -> None:
+    crew = Crew()
+    crew.begins = lambda _: iter([Waiting("busy"), Waiting("still busy"), Ready()])
+    dispatcher, listener = dispatched(crew, TEN)
+    dispatcher.run()
+    assert len(listener.said) == 2
+
+
+def test_one_node_of_several_without_room_ends_nothing() -> None:
+    crew = Crew()
+    crew.begins = failing(3, "room")
+    start = crew.start
+
+    def on_one_node() -> int:
+        number = start()
+        if number <= 3:
+            crew.workers[number].node = "small"
+            crew.told[0] = number, Begun(node_id="small", process_id=f"{number:032x}", journal="")
+        return number
+
+    crew.start = on_one_node  # type: ignore[method-assign]
+    dispatcher, listener = dispatched(crew, TEN[:1], most=1)
+    dispatcher.run()
+    assert listener.rendered.total() == 10
 
 
 @pytest.mark.parametrize("why", ["start", "held"])

@@ -140,6 +140,8 @@ class Dispatcher:
         self._workers: dict[int, _Worker] = {}
         self._isolated: _Worker | None = None
         """It renders suspects alone, or is about to."""
+        self._warned: set[str] = set()
+        """The nodes of which people know that workers wait there."""
         self._stop_asked = False
         self._stopped_at: float | None = None
         self.deaths = 0
@@ -288,7 +290,7 @@ class Dispatcher:
                 self._give_back(worker)
                 self._end(worker)
             case Waiting():
-                self._listener.says(f"warning: a worker{_place(worker)} cannot work and tries again: {event.reason}")
+                self._warn(worker, event.reason)
             case GaveUp():
                 self._give_back(worker)
                 self._end(worker)
@@ -297,6 +299,13 @@ class Dispatcher:
                 raise event.error
             case Died():
                 self._died(worker, event)
+
+    def _warn(self, worker: _Worker, reason: str) -> None:
+        """Tell people once for each node why its workers wait."""
+        node_id = worker.begun.node_id if worker.begun else ""
+        if node_id not in self._warned:
+            self._warned.add(node_id)
+            self._listener.says(f"warning: a worker on node {node_id[:8]} cannot work and tries again: {reason}")
 
     def _tell_of(self, worker: _Worker, drawn: Drawn) -> None:
         assert worker.begun is not None
@@ -344,7 +353,3 @@ class Dispatcher:
 
 def _ids(outcomes: pa.Table) -> list[bytes]:
     return [bytes.fromhex(task_id) for task_id in outcomes["task_id"].to_pylist()]
-
-
-def _place(worker: _Worker) -> str:
-    return f" on node {worker.begun.node_id[:8]}" if worker.begun else ""

@@ -42,6 +42,8 @@ class GaveUp:
 
     why: Literal["start", "room", "held"]
     error: DarkroomError
+    only_node: bool = False
+    """No other node has such devices."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,12 +46,13 @@ class Limits:
     def gave_up(self, event: GaveUp, node_id: str) -> None:
         """Note that a worker ended through no task's fault.
 
-        Raises its error where the model fits on no device: two nodes say so, or two processes of one node. Raises
+        Raises its error where the model fits on no device: two nodes say so, or two processes of the only
+        one. Raises
         ``JobBrokenError`` for too many in a row while no worker has loaded the model, or committed anything, for long.
         """
         if event.why == "room":
             self._without_room[node_id] += 1
-            if self._without_room.total() > 1:
+            if len(self._without_room) > 1 or (event.only_node and self._without_room[node_id] > 1):
                 raise event.error
         if event.why == "held":
             self._held += 1

@@ -194,9 +194,9 @@ class RenderWorker:
         self._log.broken(reason)
         self._tell(Waiting(reason.splitlines()[0]))
 
-    def _giving_up(self, why: Any, error: DarkroomError) -> _GivesUpError:
+    def _giving_up(self, why: Any, error: DarkroomError, *, only_node: bool = False) -> _GivesUpError:
         self._complain(str(error))
-        return _GivesUpError(GaveUp(why, error))
+        return _GivesUpError(GaveUp(why, error, only_node))
 
     def _on_device(self, spec: WorkerSpec, folder: Path, loras: _Loras) -> "Renderer":
         return self._patiently(spec, partial(self._renderer, spec, folder, loras))
@@ -217,7 +217,8 @@ class RenderWorker:
             if not (full and patience.begin_pause()):
                 if full and patience.held() is None:
                     no_room = ModelError(f"the model does not fit on {spec.device}: {reason}", where="model")
-                    raise self._giving_up("room", no_room)
+                    only_node = nodes_with("GPU" if spec.device == "cuda" else "CPU") <= 1
+                    raise self._giving_up("room", no_room, only_node=only_node)
                 raise self._giving_up("start", JobBrokenError(reason))
             self._complain(reason)
             while patience.doze():
@@ -280,3 +281,8 @@ class RenderWorker:
                 die(f"the device is of no use to this process any more: {type(error).__name__}: {error}")
             error = JobBrokenError(f"a worker failed: {type(error).__name__}: {error}")
         self._tell(Broken(error))
+
+
+def nodes_with(resource: str) -> int:
+    """Return the number of live nodes that have some of a resource of Ray's."""
+    return sum(node["Alive"] and node["Resources"].get(resource, 0) > 0 for node in ray.nodes())
