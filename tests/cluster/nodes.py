@@ -54,7 +54,7 @@ class Node:
         with suppress(psutil.Error, RuntimeError):
             for child in self.raylet().children(recursive=True):
                 with suppress(psutil.Error):
-                    if "MapWorker" in " ".join(child.cmdline()):
+                    if "RenderWorker" in " ".join(child.cmdline()):
                         found.append(child)
         return found
 
