@@ -99,12 +99,12 @@ def test_ctrl_c_leaves_the_job_alone(trial: Trial) -> None:
         assert following.stderr is not None
         assert following.stderr.readline().startswith("submitted  raysubmit_")
         following.send_signal(signal.SIGINT)
-        out, err = following.communicate(timeout=60)
+        out, err = following.communicate(timeout=180)
     assert following.returncode == 130, out + err
     assert "the job goes on" in err
     status, logs, _ = commands(err)
-    assert "Nothing to render: all " in user.ray(*logs).communicate(timeout=60)[0], "it followed the job to its end"
-    assert "succeeded" in user.ray(*status).communicate(timeout=60)[0]
+    assert "Nothing to render: all " in user.ray(*logs).communicate(timeout=180)[0], "it followed the job to its end"
+    assert "succeeded" in user.ray(*status).communicate(timeout=180)[0]
 
 
 def commands(text: str) -> list[list[str]]:

@@ -173,7 +173,7 @@ class Trial:
             return job.poll() is not None or (len(busy) > 1 and self.user.committed() > before + 3)
 
         if not wait_until(working, PATIENCE_S, every_s=0.1) or job.poll() is not None:
-            raise RuntimeError(f"the job did not get to work: {job.communicate(timeout=60)}")
+            raise RuntimeError(f"the job did not get to work: {job.communicate(timeout=180)}")
 
     def _seen(self, codes: tuple[int, ...], said: str) -> Seen:
         store = open_store(str(self.user.output))
