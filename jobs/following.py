@@ -48,8 +48,8 @@ def tell_submitted(cluster: "Cluster", job: str, *, as_json: bool) -> None:
         typer.echo(f"submitted  {job} to {cluster.address}\n{_commands(cluster, job)}")
 
 
-def follow(cluster: "Cluster", job: str, *, as_json: bool) -> int:
-    """Pass on a job's log until the job has ended, and return its exit code.
+def follow(cluster: "Cluster", job: str, *, as_json: bool, submitted: bool = False) -> int:
+    """Pass on a job's log until the job has ended, and return its exit code. ``submitted``: say first where it is.
 
     With ``as_json`` the log goes to stderr and one JSON object to stdout: the launch's summary, or what became of the
     job where there is none.
@@ -58,6 +58,8 @@ def follow(cluster: "Cluster", job: str, *, as_json: bool) -> int:
 
     log, code, error = JobLog(_to_stderr if as_json else _to_stdout, hold_summary=as_json), None, None
     try:
+        if submitted:  # from now on, an interrupt ends the following alone
+            typer.echo(f"submitted  {job} to {cluster.address}", err=True)
         code = exit_code_of(cluster.follow(job, log.take))
     except KeyboardInterrupt:
         typer.echo(f"\nthe job goes on; with Ray's own commands:\n{_commands(cluster, job)}", err=True)

@@ -96,8 +96,7 @@ def submit(
     if not follow:
         following.tell_submitted(cluster, submitted, as_json=as_json)
         return
-    typer.echo(f"submitted  {submitted} to {cluster.address}", err=True)
-    raise typer.Exit(following.follow(cluster, submitted, as_json=as_json))
+    raise typer.Exit(following.follow(cluster, submitted, as_json=as_json, submitted=True))
 
 
 def _shipment(
