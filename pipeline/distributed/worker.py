@@ -203,17 +203,18 @@ class RenderWorker:
 
     def _patiently(self, spec: WorkerSpec, load: Callable[[], _Loaded]) -> _Loaded:
         """Load something; after pauses where other processes hold the memory of the device."""
-        from pipeline.rendering.devices import device_error, out_of_memory  # loads torch
-
-        patience = self._patience(spec.device)
+        patience: Patience | None = None
         while True:
             try:
                 return load()
             except (RuntimeError, MemoryError) as error:
+                from pipeline.rendering.devices import device_error, out_of_memory  # loads torch
+
                 if not device_error(error):
                     raise
                 reason, full = f"{type(error).__name__}: {error}", out_of_memory(error)
             # Not in the handler, which would keep what the failed try has allocated.
+            patience = patience or self._patience(spec.device)
             if not (full and patience.begin_pause()):
                 if full and patience.held() is None:
                     no_room = ModelError(f"the model does not fit on {spec.device}: {reason}", where="model")

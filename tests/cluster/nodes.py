@@ -121,15 +121,6 @@ class LocalCluster:
             return [node["node_id"] for node in found if node["state"] == "ALIVE"]
         return []
 
-    def boards(self) -> list[bool]:
-        """Whether each board of a launch that runs is on the head, where the driver is."""
-        nodes = self._ask("/api/v0/nodes")["data"]["result"]["result"]
-        (head,) = (node["node_id"] for node in nodes if node["is_head_node"])
-        actors = self._ask("/api/v0/actors?detail=1")["data"]["result"]["result"]
-        return [
-            actor["node_id"] == head for actor in actors if (actor["class_name"], actor["state"]) == ("_Board", "ALIVE")
-        ]
-
     def user(self, **given: str) -> dict[str, str]:
         """The environment of somebody who may submit; ``given`` goes over it."""
         return {

@@ -48,7 +48,6 @@ def test_a_pool_grows_and_a_node_leaves_without_loss(user: User) -> None:
     with user.submit("--json") as job:
         try:
             assert wait_until(lambda: user.committed() > 2, PATIENCE_S), job.communicate(timeout=30)
-            assert cluster.boards() == [True]
             (leaving,) = {str(line["node"]) for line in worker_lines(cluster)}
             added = cluster.add()
             assert wait_until(lambda: bool(added.render_workers()) or job.poll() is not None, PATIENCE_S)
