@@ -59,13 +59,6 @@ def test_evaluations_follow_their_tasks() -> None:
     assert tally.progress.megapixel_evaluations == 3
 
 
-def test_a_shard_that_was_not_begun_counts_for_nothing() -> None:
-    teller, tally = Teller(worker="a:1", model_load="x"), Tally.of(Amount())
-    tally.take(teller.stopped(worked(0, 3)), 0.0)
-    assert tally.progress.images == 0
-    assert (tally.worked.traffic.requests, tally.progress.workers) == (3, 1)
-
-
 def test_processes_that_died_are_no_workers() -> None:
     """One of two places dies twice: each process that follows takes the place of who was silent longest."""
     tally = Tally.of(Amount(), most_workers=2)

@@ -23,8 +23,6 @@ OUTCOME_COLUMNS = (
     "task_id", "file_name", "status", "verdict", "error", "prompt_id", "manifest_file", "manifest_row", "file_bytes",
     "render_s", "encode_s",
 )  # fmt: skip
-STOPPED = "stopped"
-"""In place of a status, in the one row of a shard that was not begun because the launch stops."""
 SHOWN_FAILURES = 10
 
 _OUTCOME_SCHEMA = pa.schema(
@@ -63,10 +61,6 @@ class Teller:
         work = pc.divide(pc.multiply(pixels, planned["evaluations"]), 1e6)
         outcomes = rows.select(OUTCOME_COLUMNS).append_column("megapixel_evaluations", work).cast(_OUTCOME_SCHEMA)
         return self._signed(outcomes, worked)
-
-    def stopped(self, worked: Worked) -> pa.Table:
-        """In place of the outcomes of a shard that was not begun."""
-        return self._signed(pa.Table.from_pylist([{"status": STOPPED}], schema=_OUTCOME_SCHEMA), worked)
 
     def _signed(self, outcomes: pa.Table, worked: Worked) -> pa.Table:
         for name, value in (asdict(self) | asdict(worked.engine) | asdict(worked.traffic)).items():
@@ -121,23 +115,22 @@ class Tally:
             self._keep_latest(row["model_load"], {name: row[f"{column}_max"] for name, column in _SUM.items()})
             own = told.filter(pc.equal(told["model_load"], row["model_load"]))
             self._note(row["model_load"], now_s, _sum(own["megapixel_evaluations"]))
-        outcomes = told.filter(pc.not_equal(told["status"], STOPPED))
-        self.told.update(outcomes["model_load"].to_pylist())
-        self.reported.append(ids_from_bytes(bytes.fromhex("".join(outcomes["task_id"].to_pylist()))))
-        self.verdicts.update(verdict for verdict in outcomes["verdict"].to_pylist() if verdict not in (None, "ok"))
-        failed = outcomes.filter(pc.equal(outcomes["status"], "failed"))
+        self.told.update(told["model_load"].to_pylist())
+        self.reported.append(ids_from_bytes(bytes.fromhex("".join(told["task_id"].to_pylist()))))
+        self.verdicts.update(verdict for verdict in told["verdict"].to_pylist() if verdict not in (None, "ok"))
+        failed = told.filter(pc.equal(told["status"], "failed"))
         shown = failed.slice(0, max(0, SHOWN_FAILURES - len(self.failures)))
         self.failures += shown.select([*OUTCOME_COLUMNS]).to_pylist()
-        self.encode_s += _sum(outcomes["encode_s"])
+        self.encode_s += _sum(told["encode_s"])
         self.progress = replace(
             self.progress,
-            ok=self.progress.ok + outcomes.num_rows - failed.num_rows,
+            ok=self.progress.ok + told.num_rows - failed.num_rows,
             failed=self.progress.failed + failed.num_rows,
-            megapixel_evaluations=self.progress.megapixel_evaluations + _sum(outcomes["megapixel_evaluations"]),
+            megapixel_evaluations=self.progress.megapixel_evaluations + _sum(told["megapixel_evaluations"]),
             tellings=tuple(self._tellings.values())[-self._most_workers :],
             engine=self._engine,
         )
-        return outcomes
+        return told
 
     def hear(self, drawn: Mapping[str, Drawn], now_s: float) -> None:
         """Take in what processes have drawn since they began, of which not all has been told."""

@@ -1,4 +1,4 @@
-"""Ends a process whose engine hangs; Ray starts another one in its place."""
+"""End a process whose engine hangs; the dispatcher starts another worker in its place."""
 
 import logging
 import os
@@ -25,13 +25,7 @@ def _watch(runner: LeaseRunner, limit_s: float) -> None:
 
 
 def die(reason: str) -> NoReturn:
-    """End this process at once; Ray starts another one, and what was in hand is charged with a death."""
+    """End this process at once. It counts as a death of the tasks that are in flight."""
     _log.error("%s: the process ends, another one takes over", reason)
     logging.shutdown()
     os._exit(EXIT_CODE)
-
-
-def leave() -> NoReturn:
-    """End this process, which has nothing in hand: Ray starts another one elsewhere."""
-    logging.shutdown()
-    os._exit(0)
